@@ -1,0 +1,3 @@
+DROP INDEX IF EXISTS task_done;
+
+DROP TABLE IF EXISTS task;

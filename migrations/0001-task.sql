@@ -1,0 +1,12 @@
+-- Tasks, each with the JSON that clients see. AUTOINCREMENT: an id is never given twice.
+
+CREATE TABLE IF NOT EXISTS task (
+    id    INTEGER  PRIMARY KEY AUTOINCREMENT CHECK (id > 0),
+    name  TEXT     NOT NULL,
+    done  INTEGER  NOT NULL CHECK (done IN (0, 1)),
+    json  TEXT     NOT NULL GENERATED ALWAYS AS (
+        json_object('name', name, 'done', json(iif(done, 'true', 'false')), 'id', id)
+    ) VIRTUAL
+) STRICT;
+
+CREATE INDEX IF NOT EXISTS task_done ON task (done);

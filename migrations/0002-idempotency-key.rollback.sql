@@ -1,0 +1,5 @@
+DROP INDEX task_key;
+
+ALTER TABLE task DROP COLUMN request;
+
+ALTER TABLE task DROP COLUMN key;

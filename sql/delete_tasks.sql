@@ -1,0 +1,3 @@
+-- Nothing; deletes the tasks with this done.
+DELETE FROM task
+WHERE done = :done

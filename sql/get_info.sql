@@ -1,0 +1,2 @@
+-- The name of this implementation.
+SELECT '"starlette"'

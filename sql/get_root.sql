@@ -1,0 +1,2 @@
+-- The greeting.
+SELECT '"Hello, world!"'

@@ -1,0 +1,8 @@
+-- The task with what is not NULL changed, if its ETag is one of those in match (NULL: any).
+UPDATE task
+SET name = coalesce(:name, name),
+    done = coalesce(:done, done)
+WHERE id = CAST(:id AS INTEGER)
+  AND CAST(id AS TEXT) = :id
+  AND (:match IS NULL OR instr(:match, etag(json)))
+RETURNING json
