@@ -1,10 +1,9 @@
 """A todo list over HTTP, kept in SQLite.
 
     uvicorn todo:app                serves it on http://127.0.0.1:8000; /docs shows every route
-
-    TODO_DB=todo.db                 the database file, created if it is missing
-    TODO_TOKEN=...                  requests must then send `Authorization: Bearer ...`
-    TODO_CORS_ORIGINS=https://...   the origins, separated by commas, whose pages may call; * for all
+    TODO_DB=todo.db                 is the database file, created if it is missing
+    TODO_TOKEN=...                  is what requests must then send: `Authorization: Bearer ...`
+    TODO_CORS_ORIGINS=https://...   are the origins, separated by commas, whose pages may call; * for all
 
 A request is validated here, answered by one statement from sql/, and sent. SQLite writes the JSON: the
 table has a generated column for it. Reads run on the event loop; lists go out piece by piece, searches
@@ -14,7 +13,6 @@ disk, before any of them is answered. A file lock makes the workers take turns.
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -23,11 +21,12 @@ import re
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from fcntl import LOCK_EX, LOCK_UN, flock
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import yoyo
@@ -42,11 +41,15 @@ from starlette.types import Receive, Scope, Send
 HERE = Path(__file__).parent
 SQL = {file.stem: file.read_text() for file in HERE.glob("sql/*.sql")}
 TOKEN = os.environ.get("TODO_TOKEN")
-ORIGINS = [origin.strip() for origin in os.environ.get("TODO_CORS_ORIGINS", "").split(",") if origin.strip()]
-
+ORIGINS = {origin.strip() for origin in os.environ.get("TODO_CORS_ORIGINS", "").split(",")} - {""}
+CORS = {
+    "access-control-allow-methods": "GET, HEAD, POST, PUT, PATCH, DELETE",
+    "access-control-allow-headers": "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match",
+    "access-control-expose-headers": "ETag, Link, Location",
+}
+OPEN = ("/healthz", "/openapi.json", "/docs")  # these need no token
 MAX_BODY = 2**20  # bytes
 BODY_TIMEOUT = 10  # seconds that a body may pause
-OPEN = ("/healthz", "/openapi.json", "/docs")  # these need no token
 LOCK_TIMEOUT = 5  # seconds that a write waits for another process
 PIECE = 300, 2**16  # tasks and characters after which a list lets other requests run
 PAGE = 1000, 2**20  # tasks and characters after which a page ends
@@ -55,46 +58,31 @@ log = logging.getLogger("uvicorn.error")
 
 # Database
 
-
-class Write(NamedTuple):
-    statement: str
-    parameters: Mapping[str, Any]
-    arrived: float
-    outcome: asyncio.Future[Any]
+Write = dict[str, Any]  # statement, parameters, arrived, outcome
 
 
 class Database:
     """One process's connections to the file; raises sqlite3.Error or OSError if that can't serve."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.path, self.loop = path, asyncio.get_running_loop()
         self.writes, self.searches = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self.waiting: list[Write] = []
-        self.committing = self.loop.create_task(self.commit_waiting())
-        # Not the database file: closing any descriptor of that would drop SQLite's own locks.
-        self.lock_file = open(f"{path}-lock", "a")  # noqa: SIM115
-        with self.lock():
-            self.writer = self.connect("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
-            self.writer.create_function("etag", 1, etag, deterministic=True)
-            self.migrate()
-        self.reader, self.searcher = self.connect("PRAGMA query_only = 1"), self.connect("PRAGMA query_only = 1")
+        connect = partial(sqlite3.connect, path, isolation_level=None, check_same_thread=False)
+        self.writer, self.reader, self.searcher = connect(), connect(), connect()
+        self.writer.create_function("etag", 1, etag, deterministic=True)
+        # Workers take turns at this lock: SQLite's own has no queue, so that under load some would starve. It is on
+        # a file beside the database because closing any descriptor of that one would drop SQLite's locks.
+        self.lock = open(f"{path}-lock", "a")  # noqa: SIM115
+        flock(self.lock, LOCK_EX)
+        self.writer.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
+        self.migrate()
+        flock(self.lock, LOCK_UN)
+        for reader in (self.reader, self.searcher):
+            reader.execute("PRAGMA query_only = 1")
         self.read("get_task", {"id": "0"})  # fails if the table is another program's
         if not os.access(path, os.W_OK):
             raise OSError("it can't be written")
-
-    def connect(self, pragmas: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-        connection.executescript(pragmas)
-        return connection
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other workers from writing: SQLite's own lock has no queue, so that under load some would starve."""
-        fcntl.flock(self.lock_file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self.lock_file, fcntl.LOCK_UN)
 
     def migrate(self) -> None:
         """Apply the migrations that the file lacks, and note them in it, in one transaction."""
@@ -106,12 +94,11 @@ class Database:
             if len(applied) == len(migrations):
                 return
         os.environ.setdefault("LOGNAME", "todo")  # yoyo notes the user's name, and in a container there may be none
-        with yoyo.get_backend(f"sqlite:///{quote(str(self.path))}") as backend:
+        with yoyo.get_backend(f"sqlite:///{quote(self.path)}") as backend:
             backend.break_lock()  # left by a start that was killed
-            backend.ensure_internal_schema_updated()
-            backend._internal_schema_updated = True  # or it looks again, inside the transaction
+            pending = backend.to_apply(migrations)
             with backend.transaction():
-                for migration in backend.to_apply(migrations):
+                for migration in pending:
                     migration.process_steps(backend, "apply")
                     backend.log_migration(migration, "apply")
                     backend.mark_one(migration, log=False)
@@ -122,63 +109,60 @@ class Database:
         return row and row[0]
 
     async def read_tasks(self, query: dict[str, Any], rows: int, size: int) -> tuple[list[str], int]:
-        """Return the next tasks, up to a number of them or of characters; if more remain, the id of the last, else 0."""
+        """Return the next tasks, up to a number of them or of characters, and the last one's id if more remain."""
         if query["q"] is None:
             return fetch(self.reader, query, rows, size)
         return await self.loop.run_in_executor(self.searches, fetch, self.searcher, query, rows, size)
 
     async def write(self, statement: str, parameters: Mapping[str, Any]) -> Any:
         """Return what a statement returns, or how many rows it changed, once that is on disk."""
-        write = Write(SQL[statement], parameters, time.monotonic(), self.loop.create_future())
+        write = {"statement": SQL[statement], "parameters": parameters, "arrived": time.monotonic()}
         self.waiting.append(write)
-        if self.committing.done():
-            self.committing = self.loop.create_task(self.commit_waiting())
-        if isinstance(outcome := await write.outcome, Exception):
-            raise outcome
-        return outcome
+        if len(self.waiting) == 1:  # the others wait for the commit that the first one has asked for
+            self.commits = self.loop.run_in_executor(self.writes, self.commit_waiting)
+        await asyncio.shield(self.commits)
+        if isinstance(write["outcome"], Exception):
+            raise write["outcome"]
+        return write["outcome"]
 
-    async def commit_waiting(self) -> None:
-        while self.waiting:
-            for write, outcome in await self.loop.run_in_executor(self.writes, self.commit):
-                if not write.outcome.done():  # cancelled
-                    write.outcome.set_result(outcome)
-
-    def commit(self, group: Sequence[Write] = ()) -> list[tuple[Write, Any]]:
-        """Return the outcomes of all writes that wait: of one transaction or, if that fails, of one for each."""
+    def commit_waiting(self) -> None:
+        group: list[Write] = []
+        flock(self.lock, LOCK_EX)
         try:
-            with self.lock():
-                group = group or [self.waiting.pop(0) for _ in range(len(self.waiting))]
-                patience = LOCK_TIMEOUT - (time.monotonic() - group[0].arrived)
-                self.writer.execute(f"PRAGMA busy_timeout = {max(0, round(patience, 1) * 1000):.0f}")
-                self.writer.execute("BEGIN IMMEDIATE")
-                outcomes = [(write, self.execute(write)) for write in group]
-                self.writer.execute("COMMIT")
-                return outcomes
+            while self.waiting:
+                group.append(self.waiting.pop(0))
+            self.commit(group)
+        finally:
+            flock(self.lock, LOCK_UN)
+
+    def commit(self, group: list[Write]) -> None:
+        """Carry out all these writes in one transaction or, if that fails, each in its own."""
+        try:
+            patience = max(0, LOCK_TIMEOUT - (time.monotonic() - group[0]["arrived"]) if group else 0)
+            self.writer.execute(f"PRAGMA busy_timeout = {round(patience, 1) * 1000:.0f}")
+            self.writer.execute("BEGIN IMMEDIATE")
+            for write in group:
+                cursor = self.writer.execute(write["statement"], write["parameters"])
+                rows = cursor.fetchall()
+                write["outcome"] = rows[0][0] if rows else cursor.rowcount
+            self.writer.execute("COMMIT")
         except Exception as error:
             if self.writer.in_transaction:
                 self.writer.execute("ROLLBACK")
-            if len(group) == 1 or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-                return [(write, error) for write in group]
-            return [self.commit([write])[0] for write in group]
-
-    def execute(self, write: Write) -> Any:
-        try:
-            cursor = self.writer.execute(write.statement, write.parameters)
-            rows = cursor.fetchall()
-            return rows[0][0] if rows else cursor.rowcount
-        except Exception as error:
-            if not self.writer.in_transaction:  # the error ended it, for the whole group
-                raise
-            return error
+            alone = len(group) == 1 or getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_BUSY
+            for write in group:
+                if alone:
+                    write["outcome"] = error
+                else:
+                    self.commit([write])
 
     def close(self) -> None:
         """Finish the writes. The writer closes last: that checkpoints the file, which a reader may not."""
-        self.writes.shutdown()
-        self.searches.shutdown()
-        with self.lock():
-            for connection in (self.searcher, self.reader, self.writer):
-                connection.close()
-        self.lock_file.close()
+        for executor in (self.writes, self.searches):
+            executor.shutdown()
+        flock(self.lock, LOCK_EX)
+        for closing in (self.searcher, self.reader, self.writer, self.lock):
+            closing.close()
 
 
 def fetch(reader: sqlite3.Connection, query: dict[str, Any], rows: int, size: int) -> tuple[list[str], int]:
@@ -200,78 +184,63 @@ def etag(text: str) -> str:
 
 # Input
 
-JSON_TYPE = re.compile(r"application/([^ ;/]+\+)?json")
-INTEGER = re.compile(r"\s*([+-]?[0-9]{1,4000}(_[0-9]{1,99})*)(\.0+)?\s*")  # what pydantic takes for one
-KEY = re.compile('"([!-~]{1,255})"|([!#-~][!-~]{0,254})')
-WEAK_TAG = re.compile('W/"[^"]*"')
-SURROGATE = re.compile("[\ud800-\udfff]")
-RANGES = {"limit": (1, PAGE[0]), "after": (0, 2**63 - 1)}
-WORDS = dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True)
-WORDS |= dict.fromkeys(("0", "false", "f", "no", "n", "off"), False)
-
-Answer = tuple[int, bytes | AsyncIterator[bytes], dict[str, str]]
+WORDS: dict[object, bool] = dict.fromkeys((1, "1", "true", "t", "yes", "y", "on"), True)
+WORDS |= dict.fromkeys((0, "0", "false", "f", "no", "n", "off"), False)
+BOUNDS = {"limit": (1, PAGE[0]), "after": (0, 2**63 - 1)}
+LIST = "done q limit after"
 UNREADABLE, NO_TASK = "There was an error parsing the body", "Task not found"
+RETRY = {"retry-after": "1", "cache-control": "no-store"}
 MISSING = "missing", "Field required"
+NO_OBJECT = "model_attributes_type", "Input should be a valid dictionary or object to extract fields from"
+NO_UNICODE = "string_unicode", "Input should be a valid string, unable to parse raw data as a unicode string"
 
+# What is valid JSON only by its grammar: NaN fails as any other word does, and 1e400 does not become infinity.
+decode = json.JSONDecoder(
+    parse_constant=lambda name: json.loads(""), parse_float=lambda text: min(max(float(text), -1e308), 1e308)
+).decode
+Answer = tuple[int, bytes | AsyncIterator[bytes], Mapping[str, str]]
 Operation = Callable[[Request, Database], Awaitable[Answer]]
 
 
 class Refused(Exception):
-    """A request that gets an error: with a status, a `detail` and headers."""
+    """A request that gets an error: with a status, a `detail` and headers. A lone surrogate in it becomes `?`."""
 
-    def __init__(self, status: int, detail: object, **headers: str) -> None:
-        self.answer: Answer = status, encode({"detail": detail}), headers
-
-
-def encode(value: object) -> bytes:
-    """Return strict JSON of whatever a body held: infinity becomes a string, a lone surrogate a question mark."""
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="replace")
-    except ValueError:
-        return encode(json.loads(json.dumps(value), parse_constant=str))
+    def __init__(self, status: int, detail: object, headers: Mapping[str, str] = {}) -> None:
+        text = json.dumps({"detail": detail}, ensure_ascii=False, separators=(",", ":"))
+        self.answer: Answer = status, text.encode(errors="replace"), headers
 
 
-decode = json.JSONDecoder(parse_constant=lambda name: json.loads("")).decode  # NaN fails as any other word does
-
-
-def fault(loc: Sequence[str | int], input: object, type: str, msg: str, ctx: object = None) -> dict[str, Any]:
+def fault(input: object, loc: tuple[str | int, ...], type: str, msg: str, ctx: object = None) -> dict[str, Any]:
     return {"type": type, "loc": loc, "msg": msg, "input": input} | ({"ctx": ctx} if ctx else {})
 
 
 def check(name: str, value: Any) -> Any:
-    """Return the value of a member, parameter or header; raises ValueError with pydantic's type and message."""
+    """Return a member, parameter or header as a statement takes it; raises ValueError with what pydantic says."""
+    least, most = BOUNDS.get(name, (0, 0))
     match name, value:
-        case "name" | "q", str() if not SURROGATE.search(value):
+        case "name" | "q", str() if not re.search("[\ud800-\udfff]", value):
             return value
-        case "name" | "q", str():
-            wrong = "string_unicode", "Input should be a valid string, unable to parse raw data as a unicode string"
-        case "name" | "q", _:
-            wrong = "string_type", "Input should be a valid string"
-        case "done", str() if value.lower() in WORDS:
-            return WORDS[value.lower()]
-        case "done", int() | float() if value in (0, 1):
-            return bool(value)
-        case "done", str() | int() | float() if isinstance(value, str) or (abs(value) < 2**63 and value == int(value)):
-            wrong = "bool_parsing", "Input should be a valid boolean, unable to interpret input"
+        case "name", str():
+            raise ValueError(*NO_UNICODE)
+        case "name", _:
+            raise ValueError("string_type", "Input should be a valid string")
+        case "done", str() | int() | float() if (word := value.lower() if isinstance(value, str) else value) in WORDS:
+            return WORDS[word]
+        case "done", str() | int() | float() if isinstance(value, str) or (value % 1 == 0 and abs(value) < 2**63):
+            raise ValueError("bool_parsing", "Input should be a valid boolean, unable to interpret input")
         case "done", _:
-            wrong = "bool_type", "Input should be a valid boolean"
+            raise ValueError("bool_type", "Input should be a valid boolean")
         case "idempotency-key", _:
-            if match := KEY.fullmatch(value):
-                return match[1] or match[2]
-            wrong = "idempotency_key_invalid", "Idempotency-Key should be 1 to 255 visible ASCII characters"
-        case _:
-            return integer(value, *RANGES[name])
-    raise ValueError(*wrong)
-
-
-def integer(value: str, ge: int, le: int) -> int:
-    if not (match := INTEGER.fullmatch(value)):
-        raise ValueError("int_parsing", "Input should be a valid integer, unable to parse string as an integer")
-    if (number := int(match[1])) < ge:
-        raise ValueError("greater_than_equal", f"Input should be greater than or equal to {ge}", {"ge": ge})
-    if number > le:
-        raise ValueError("less_than_equal", f"Input should be less than or equal to {le}", {"le": le})
-    return number
+            if found := re.fullmatch('"([!-~]{1,255})"|([!#-~][!-~]{0,254})', value):
+                return found[1] or found[2]
+            raise ValueError("idempotency_key_invalid", "Idempotency-Key should be 1 to 255 visible ASCII characters")
+        case _ if not re.fullmatch(r"\s*[+-]?[0-9]{1,4000}\s*", value):
+            raise ValueError("int_parsing", "Input should be a valid integer, unable to parse string as an integer")
+        case _ if int(value) < least:
+            raise ValueError("greater_than_equal", f"Input should be greater than or equal to {least}", {"ge": least})
+        case _ if int(value) > most:
+            raise ValueError("less_than_equal", f"Input should be less than or equal to {most}", {"le": most})
+    return int(value)
 
 
 def validate(*parts: tuple[str, Mapping[str, Any], str, bool]) -> dict[str, Any]:
@@ -281,50 +250,40 @@ def validate(*parts: tuple[str, Mapping[str, Any], str, bool]) -> dict[str, Any]
         try:
             values[name] = check(name, source[name])
         except ValueError as error:
-            faults.append(fault((location, name), source[name], *error.args))
+            faults.append(fault(source[name], (location, name), *error.args))
         except KeyError:
-            if required:
-                faults.append(fault((location, name), source, "missing", "Field required"))
+            faults.extend([fault(source, (location, name), *MISSING)] if required else [])
     if faults:
         raise Refused(422, faults)
     return values
 
 
-async def read_body(request: Request) -> bytes:
-    """Return the body as it came; raises 415, 413, 408."""
-    if not JSON_TYPE.fullmatch(request.headers.get("content-type", "").partition(";")[0].strip().lower()):
-        raise Refused(415, "Send the body with Content-Type: application/json (curl: --json)")
-    body, too_large = b"", Refused(413, f"The body is larger than {MAX_BODY} bytes")
-    if int(request.headers.get("content-length", 0)) > MAX_BODY:
-        raise too_large
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT) as timeout:
-            async for chunk in request.stream():
-                timeout.reschedule(asyncio.get_running_loop().time() + BODY_TIMEOUT)
-                body += chunk
-                if len(body) > MAX_BODY:
-                    raise too_large
-    except TimeoutError:
-        raise Refused(408, f"The rest of the body did not come for {BODY_TIMEOUT} s", connection="close") from None
-    return body
-
-
 async def read_object(request: Request) -> dict[str, Any]:
     """Return the JSON object in the body; raises 415, 413, 408, 400, 422."""
-    body = await read_body(request)
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not re.fullmatch(r"application/([^ ;/]+\+)?json", media_type):
+        raise Refused(415, "Send the body with Content-Type: application/json (curl: --json)")
+    body, size = bytearray(), int(request.headers.get("content-length", 0))
     try:
+        async with asyncio.timeout(BODY_TIMEOUT) as timeout:
+            stream = request.stream()  # which ends with an empty chunk
+            while size <= MAX_BODY and (chunk := await anext(stream)):
+                timeout.reschedule(asyncio.get_running_loop().time() + BODY_TIMEOUT)
+                body += chunk
+                size = len(body)
+        if size > MAX_BODY:
+            raise Refused(413, f"The body is larger than {MAX_BODY} bytes")
         value = decode(body.decode("utf-8-sig")) if body else None
-    except json.JSONDecodeError as error:
-        if not json.detect_encoding(body).startswith("utf-8"):
+    except TimeoutError:
+        raise Refused(408, f"The rest of the body did not come for {BODY_TIMEOUT} s", {"connection": "close"}) from None
+    except ValueError as error:  # not JSON, not UTF-8, or a number that int() refuses
+        if not isinstance(error, json.JSONDecodeError) or "utf-8" not in json.detect_encoding(bytes(body)):
             raise Refused(400, UNREADABLE) from None
-        wrong = fault(("body", error.pos), {}, "json_invalid", "JSON decode error", {"error": error.msg})
+        wrong = fault({}, ("body", error.pos), "json_invalid", "JSON decode error", {"error": error.msg})
         raise Refused(422, [wrong]) from None
-    except ValueError:  # not UTF-8, or a number that int() refuses
-        raise Refused(400, UNREADABLE) from None
-    if isinstance(value, dict):
-        return value
-    no_object = "model_attributes_type", "Input should be a valid dictionary or object to extract fields from"
-    raise Refused(422, [fault(("body",), value, *(no_object if body and value is not None else MISSING))])
+    if not isinstance(value, dict):
+        raise Refused(422, [fault(value, ("body",), *(MISSING if value is None else NO_OBJECT))])
+    return value
 
 
 # Operations
@@ -333,20 +292,13 @@ async def read_object(request: Request) -> dict[str, Any]:
 def represent(request: Request, text: str, headers: Mapping[str, str] = {}) -> Answer:
     """Answer with a representation, or with 304 if the client has it (RFC 9110, section 13.1.2)."""
     tag = etag(text)
+    known = ", ".join(request.headers.getlist("if-none-match")) if request.method in ("GET", "HEAD") else ""
     headers = {"etag": tag, "cache-control": "no-cache", **headers}
-    known = ", ".join(request.headers.getlist("if-none-match"))
-    if request.method in ("GET", "HEAD") and (tag in known or known == "*"):
-        return 304, b"", headers
-    return 200, text.encode(), headers
+    return (304, b"", headers) if tag in known or known == "*" else (200, text.encode(), headers)
 
 
-def show(statement: str, **headers: str) -> Operation:
-    """Return an operation that answers with what a statement finds."""
-
-    async def operation(request: Request, db: Database) -> Answer:
-        return 200, db.read(statement, {"token": TOKEN is not None}).encode(), headers
-
-    return operation
+async def show(request: Request, db: Database, statement: str, headers: Mapping[str, str] = {}) -> Answer:
+    return 200, db.read(statement, {"token": TOKEN is not None}).encode(), headers
 
 
 async def create_task(request: Request, db: Database) -> Answer:
@@ -356,22 +308,19 @@ async def create_task(request: Request, db: Database) -> Answer:
     text = await db.write("create_task", {**values, "key": key, "request": key and etag(json.dumps(values))})
     if not text:
         reused = "idempotency_key_reused", "Idempotency-Key was used for a request with another body"
-        raise Refused(422, [fault(("header", "idempotency-key"), key, *reused)])
-    id = text[text.rindex(":") + 1 : -1]
-    return represent(request, text, {"location": f"{request['root_path']}/tasks/{id}"})
+        raise Refused(422, [fault(key, ("header", "idempotency-key"), *reused)])
+    return represent(request, text, {"location": f"{request['root_path']}/tasks/{text[text.rindex(':') + 1 : -1]}"})
 
 
 async def list_tasks(request: Request, db: Database) -> Answer:
     params = request.query_params
-    query = {"done": None, "q": None, "after": 0, **validate(("query", params, "done q limit after", False))}
+    query = {"done": None, "q": None, "after": 0, **validate(("query", params, LIST, False))}
     limit = query.pop("limit", None)
     texts, last = await db.read_tasks(query, *((limit, PAGE[1]) if limit else PIECE))
     if last and not limit:
         return 200, stream_tasks(db, query, texts, last), {}
-    link = {}
-    if last:
-        kept = [(name, value) for name, value in params.multi_items() if name != "after"]
-        link["link"] = f'<{request["root_path"]}/tasks?{urlencode([*kept, ("after", last)])}>; rel="next"'
+    rest = urlencode([item for item in params.multi_items() if item[0] != "after"] + [("after", last)])
+    link = {"link": f'<{request["root_path"]}/tasks?{rest}>; rel="next"'} if last else {}
     return represent(request, f"[{','.join(texts)}]", link)
 
 
@@ -387,11 +336,11 @@ async def stream_tasks(db: Database, query: dict[str, Any], texts: list[str], la
 async def delete_tasks(request: Request, db: Database) -> Answer:
     params = request.query_params
     values = validate(("query", params, "done", True))
-    if extra := [name for name in ("q", "limit", "after") if name in params] + ["done"] * (
-        len(params.getlist("done")) > 1
-    ):
+    extra = [name for name, _ in params.multi_items() if name in LIST.split()]
+    extra.remove("done")
+    if extra:
         forbidden = "extra_forbidden", "Extra inputs are not permitted"
-        raise Refused(422, [fault(("query", name), params[name], *forbidden) for name in extra])
+        raise Refused(422, [fault(params[name], ("query", name), *forbidden) for name in extra])
     return 200, b"%d" % await db.write("delete_tasks", values), {}
 
 
@@ -413,7 +362,7 @@ async def delete_task(request: Request, db: Database) -> Answer:
 async def change(request: Request, db: Database, statement: str, values: dict[str, Any]) -> Any:
     """Return what a write of the task in the path returns; raises 404, and 412 (RFC 9110, section 13.1.1)."""
     tags = ", ".join(request.headers.getlist("if-match")) if "if-match" in request.headers else "*"
-    match = None if tags == "*" else WEAK_TAG.sub("", tags)
+    match = None if tags == "*" else re.sub('W/"[^"]*"', "", tags)
     if result := await db.write(statement, {**values, **request.path_params, "match": match}):
         return result
     if db.read("get_task", request.path_params):
@@ -424,97 +373,67 @@ async def change(request: Request, db: Database, statement: str, values: dict[st
 # Answers
 
 
-async def reply(operation: Operation, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send what an operation answers, as JSON if it does not say otherwise; nothing to a client that has gone."""
-    request = Request(scope, receive)
-    try:
-        status, body, headers = await attempt(operation, request)
-    except ClientDisconnect:
-        return
-    if status not in (204, 304):
-        headers = {"content-type": "application/json", **headers}
-    if ORIGINS:
-        headers = headers | cross_origin(request)
-    if not isinstance(body, bytes):
-        await StreamingResponse(body, status, headers)(scope, receive, send)
-        return
-    if status not in (204, 304):
-        headers["content-length"] = str(len(body))
-    fields = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": fields})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def attempt(operation: Operation, request: Request) -> Answer:
-    """Return what an operation answers; this is where errors become statuses."""
-    try:
-        require_token(request)
-        return await operation(request, request["state"]["database"])
-    except Refused as refused:
-        return refused.answer
-    except RecursionError:  # nested too deeply to be read, or to be repeated in a 422
-        return Refused(400, UNREADABLE).answer
-    except asyncio.CancelledError:  # by --timeout-graceful-shutdown
-        return Refused(503, "The server is stopping", **{"retry-after": "1"}).answer
-    except sqlite3.Error as error:
-        log.error("SQLite: %s", error)
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-            return Refused(507, "The disk is full").answer
-        return Refused(503, "The database can't be used now", **{"retry-after": "1"}).answer
-    except Exception:
-        log.exception("Unexpected")
-        return Refused(500, "Internal Server Error").answer
-
-
 def require_token(request: Request) -> None:
     """Raise 401 if there is a token and the request lacks it. A preflight can't have one."""
-    if TOKEN is None or request.url.path in OPEN or "access-control-request-method" in request.headers:
+    path = request["path"].removeprefix(request["root_path"])
+    if TOKEN is None or path in OPEN or "access-control-request-method" in request.headers:
         return
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secrets.compare_digest(token.strip().encode("latin-1"), TOKEN.encode()):
-        raise Refused(401, "Not authenticated", **{"www-authenticate": "Bearer"})
-
-
-def cross_origin(request: Request) -> dict[str, str]:
-    """Return the headers that let a page on one of ORIGINS call (the Fetch standard's CORS protocol)."""
-    origin = request.headers.get("origin", "")
-    if not origin or ("*" not in ORIGINS and origin not in ORIGINS):
-        return {"vary": "Origin"}
-    return {
-        "vary": "Origin",
-        "access-control-allow-origin": origin,
-        "access-control-allow-methods": "GET, HEAD, POST, PUT, PATCH, DELETE",
-        "access-control-allow-headers": request.headers.get("access-control-request-headers", ""),
-        "access-control-expose-headers": "ETag, Link, Location",
-    }
-
-
-async def not_found(request: Request, db: Database) -> Answer:
-    raise Refused(404, "Not Found")
+        raise Refused(401, "Not authenticated", {"www-authenticate": "Bearer"})
 
 
 class Resource:
-    """One path: an operation for each method. HEAD, OPTIONS and 405 follow from those."""
+    """One path: an operation for each method. HEAD, OPTIONS, and 405 follow from those; without any it is 404."""
 
     def __init__(self, **operations: Operation) -> None:
-        if "GET" in operations:
-            operations["HEAD"] = operations["GET"]
-        self.operations = {**operations, "OPTIONS": self.options}
-        self.headers = {"allow": ", ".join(self.operations)}
+        self.operations = operations | ({"HEAD": operations["GET"]} if "GET" in operations else {})
+        self.headers = {"allow": ", ".join([*self.operations, "OPTIONS"])}
         if "PATCH" in operations:
             self.headers["accept-patch"] = "application/merge-patch+json, application/json"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        operation = self.operations.get(scope["method"], self.refuse)
-        if scope["path"].endswith("\n"):  # Starlette's patterns match that too
-            operation = not_found
-        await reply(operation, scope, receive, send)
+        """Send the answer, as JSON if it does not say otherwise."""
+        request = Request(scope, receive)
+        status, body, headers = await self.answer(request)
+        headers = {"content-type": "application/json", **headers} if status not in (204, 304) else headers
+        if ORIGINS:
+            allowed = ORIGINS & {request.headers.get("origin", ""), "*"}
+            cors = {"access-control-allow-origin": min(allowed), **CORS} if allowed else {}
+            headers = {**headers, "vary": "Origin", **cors}
+        if not isinstance(body, bytes):
+            await StreamingResponse(() if request.method == "HEAD" else body, status, headers)(scope, receive, send)
+            return
+        fields = [(name.encode(), value.encode()) for name, value in headers.items()]
+        if status not in (204, 304):
+            fields.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": fields})
+        await send({"type": "http.response.body", "body": body})
 
-    async def options(self, request: Request, db: Database) -> Answer:
-        return 204, b"", self.headers
-
-    async def refuse(self, request: Request, db: Database) -> Answer:
-        raise Refused(405, "Method Not Allowed", **self.headers)
+    async def answer(self, request: Request) -> Answer:
+        """Return the answer to the request; this is where errors become statuses."""
+        try:
+            require_token(request)
+            if not self.operations or request["path"].endswith("\n"):  # which Starlette's patterns let pass
+                raise Refused(404, "Not Found")
+            if request.method == "OPTIONS":
+                return 204, b"", self.headers
+            if request.method not in self.operations:
+                raise Refused(405, "Method Not Allowed", self.headers)
+            return await self.operations[request.method](request, request["state"]["database"])
+        except Refused as refused:
+            return refused.answer
+        except (RecursionError, ClientDisconnect):  # too deep a nest, to read or to repeat in a 422; nobody there
+            return Refused(400, UNREADABLE).answer
+        except asyncio.CancelledError:  # by --timeout-graceful-shutdown
+            return Refused(503, "The server is stopping", RETRY).answer
+        except sqlite3.Error as error:
+            log.error("SQLite: %s", error)
+            full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+            return (Refused(507, "The disk is full") if full else Refused(503, "Try again", RETRY)).answer
+        except Exception:
+            log.exception("Unexpected")
+            return Refused(500, "Internal Server Error").answer
 
 
 # Routes: the busiest first, for Starlette tries them in turn
@@ -525,17 +444,19 @@ routes = [
     Route("/tasks/{id}", Resource(GET=get_task, PUT=replace_task, PATCH=update_task, DELETE=delete_task)),
     Route("/tasks", tasks),
     Route("/tasks/", tasks),
-    Route("/", Resource(GET=show("get_root"))),
-    Route("/info", Resource(GET=show("get_info"))),
-    Route("/healthz", Resource(GET=show("get_health", **{"cache-control": "no-store"}))),
-    Route("/openapi.json", Resource(GET=show("get_openapi"))),
-    Route("/docs", Resource(GET=show("get_docs", **{"content-type": "text/html; charset=utf-8"}))),
+    Route("/", Resource(GET=partial(show, statement="get_root"))),
+    Route("/info", Resource(GET=partial(show, statement="get_info"))),
+    Route("/healthz", Resource(GET=partial(show, statement="get_health", headers={"cache-control": "no-store"}))),
+    Route("/openapi.json", Resource(GET=partial(show, statement="get_openapi"))),
+    Route(
+        "/docs", Resource(GET=partial(show, statement="get_docs", headers={"content-type": "text/html; charset=utf-8"}))
+    ),
 ]
 
 
 @contextlib.asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Database]]:
-    path = Path(os.environ.get("TODO_DB") or "todo.db").absolute()
+    path = os.path.abspath(os.environ.get("TODO_DB") or "todo.db")
     try:
         if TOKEN is not None and not TOKEN.strip():
             raise OSError("TODO_TOKEN is empty")
@@ -550,5 +471,5 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Database]]:
 
 app = Starlette(routes=routes, lifespan=lifespan)
 app.router.redirect_slashes = False
-app.router.default = partial(reply, not_found)
-app.middleware_stack = app.router  # reply() handles all errors, and the layers that Starlette has for that take 8 µs
+app.router.default = Resource()
+app.middleware_stack = app.router  # Resource handles all errors; the layers that Starlette has for that take 8 µs

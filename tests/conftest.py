@@ -74,6 +74,8 @@ class Server:
     def wait(self) -> int:
         code = self.process.wait(30)
         self.reader.join(30)
+        assert self.process.stderr
+        self.process.stderr.close()
         return code
 
 

@@ -1,0 +1,114 @@
+-- The OpenAPI 3.1 document of this server, as JSON; with :token 1 it says that requests need one.
+-- Operations have traits: a parameter, error or header is for the operations with its trait. What is NULL is left out.
+WITH
+route (n, path, method, id, traits, body, schema, summary, holds) AS (
+    VALUES
+    (1, '/', 'get', 'get_root', 'any token', NULL, 'Greeting', 'Greet', 'The greeting'),
+    (2, '/info', 'get', 'get_info', 'any token', NULL, 'Implementation', 'Name the implementation', 'The name'),
+    (3, '/tasks', 'get', 'list_tasks', 'any token query list cached', NULL, 'Tasks',
+        'List tasks, by id: all, if nothing limits them', 'The tasks'),
+    (4, '/tasks', 'post', 'create_task', 'any token body create write tag', 'NewTask', 'Task',
+        'Create a task', 'The task; if the Idempotency-Key was used before, the one it made, as it is now'),
+    (5, '/tasks', 'delete', 'delete_tasks', 'any token query bulk write', NULL, 'Count',
+        'Delete the tasks that are done, or those that are not', 'How many were deleted'),
+    (6, '/tasks/{id}', 'get', 'get_task', 'any token task cached tag', NULL, 'Task', 'Get a task', 'The task'),
+    (7, '/tasks/{id}', 'put', 'replace_task', 'any token task body match write tag', 'NewTask', 'Task',
+        'Replace a task', 'The task as it is now'),
+    (8, '/tasks/{id}', 'patch', 'update_task', 'any token task body merge match write tag', 'TaskPatch', 'Task',
+        'Change some members of a task (merge patch, RFC 7396)', 'The task as it is now'),
+    (9, '/tasks/{id}', 'delete', 'delete_task', 'any token task match write', NULL, 'One',
+        'Delete a task', 'How many were deleted'),
+    (10, '/healthz', 'get', 'get_health', 'any fresh', NULL, 'Health', 'Check that tasks can be read', 'They can'),
+    (11, '/openapi.json', 'get', 'get_openapi', 'any', NULL, 'OpenAPI', 'Describe the API to a program', 'This document'),
+    (12, '/docs', 'get', 'get_docs', 'any page', NULL, 'Page', 'Describe the API to a person', 'A page of HTML')
+),
+parameter (n, trait, place, name, required, schema, example, meaning) AS (
+    VALUES
+    (1, 'task', 'path', 'id', 'true', 'Id', 1, 'The id of the task'),
+    (2, 'bulk', 'query', 'done', 'true', 'Word', 'true',
+        'Which: those that are done, or not. Beside it q, limit and after are refused'),
+    (3, 'list', 'query', 'done', 'false', 'Word', 'false', 'Only those that are done, or not'),
+    (4, 'list', 'query', 'q', 'false', 'Text', 'milk',
+        'Only those whose name contains this; ASCII letters match in either case'),
+    (5, 'list', 'query', 'limit', 'false', 'Limit', 100, 'At most this many, 1 to 1000; Link is then the next page'),
+    (6, 'list', 'query', 'after', 'false', 'After', 0, 'Only those with a greater id'),
+    (7, 'cached', 'header', 'If-None-Match', 'false', 'Text', '"9c1c27a2b8f5a3ee1ad2bc40"',
+        'The ETags that the client has, or *: if one is current the answer is 304'),
+    (8, 'match', 'header', 'If-Match', 'false', 'Text', '"9c1c27a2b8f5a3ee1ad2bc40"',
+        'Only if the current ETag is one of these, or with * any'),
+    (9, 'create', 'header', 'Idempotency-Key', 'false', 'Key', '5f0c2a9e',
+        'A name for this request, 1 to 255 visible ASCII characters: repeated, it creates nothing more')
+),
+error (status, trait, schema, detail, cause) AS (
+    VALUES
+    (304, 'cached', NULL, NULL, 'If-None-Match holds the current ETag'),
+    (400, 'body', 'Error', '"There was an error parsing the body"', 'The body is not UTF-8, or cannot be read'),
+    (401, 'token', 'Error', '"Not authenticated"', 'The token is missing or wrong'),
+    (404, 'task', 'Error', '"Task not found"', 'There is no such task'),
+    (408, 'body', 'Error', '"The rest of the body did not come for 10 s"', 'The body stopped half-way'),
+    (412, 'match', 'Error', '"The task has changed: its ETag is not in If-Match"', 'The current ETag is not in If-Match'),
+    (413, 'body', 'Error', '"The body is larger than 1048576 bytes"', 'The body is larger than 1 MiB'),
+    (415, 'body', 'Error', '"Send the body with Content-Type: application/json (curl: --json)"', 'The body is no JSON'),
+    (422, 'body', 'HTTPValidationError', '[{"type":"string_type","loc":["body","name"],'
+        || '"msg":"Input should be a valid string","input":5}]', 'The body or a header is not as described'),
+    (422, 'query', 'HTTPValidationError', '[{"type":"bool_parsing","loc":["query","done"],"msg":'
+        || '"Input should be a valid boolean, unable to interpret input","input":"maybe"}]',
+        'A parameter is not as described'),
+    (500, 'any', 'Error', '"Internal Server Error"', 'A fault of the server, which it has logged'),
+    (503, 'any', 'Error', '"Try again"', 'The database cannot do this now, or the server is stopping'),
+    (507, 'write', 'Error', '"The disk is full"', 'The disk is full')
+),
+header (status, trait, name, required, schema, meaning) AS (
+    VALUES
+    (200, 'tag', 'ETag', 'true', 'ETag', 'Changes with the task'),
+    (200, 'tag', 'Cache-Control', 'true', 'NoCache', 'To be kept, but asked for again with If-None-Match'),
+    (200, 'create', 'Location', 'true', 'Text', 'The path of the task'),
+    (200, 'list', 'ETag', 'false', 'ETag', 'Changes with the tasks; on a list short enough for one piece'),
+    (200, 'list', 'Cache-Control', 'false', 'NoCache', 'Beside an ETag'),
+    (200, 'list', 'Link', 'false', 'Link', 'The next page, if limit leaves more'),
+    (200, 'fresh', 'Cache-Control', 'true', 'NoStore', 'Not to be kept'),
+    (304, 'cached', 'ETag', 'true', 'ETag', 'The current one'),
+    (304, 'cached', 'Cache-Control', 'true', 'NoCache', 'To be kept, but asked for again'),
+    (304, 'list', 'Link', 'false', 'Link', 'The next page, if limit leaves more'),
+    (401, 'token', 'WWW-Authenticate', 'true', 'Scheme', 'What to send: Authorization: Bearer and the token'),
+    (503, 'any', 'Retry-After', 'true', 'Seconds', 'When to try again'),
+    (503, 'any', 'Cache-Control', 'true', 'NoStore', 'Not to be kept')
+),
+schema (name, json) AS (
+    VALUES
+    ('Task', '{"type":"object","required":["name","done","id"],"properties":{"name":{"type":"string"},'
+        || '"done":{"type":"boolean"},"id":{"$ref":"#/components/schemas/Id"}},'
+        || '"examples":[{"name":"Buy milk","done":false,"id":1}]}'),
+    ('NewTask', '{"type":"object","required":["name","done"],"properties":{"name":{"type":"string"},'
+        || '"done":{"$ref":"#/components/schemas/Done"}},"examples":[{"name":"Buy milk","done":false}]}'),
+    ('TaskPatch', '{"type":"object","properties":{"name":{"type":"string"},'
+        || '"done":{"$ref":"#/components/schemas/Done"}},"examples":[{"done":true}]}'),
+    ('Tasks', '{"type":"array","items":{"$ref":"#/components/schemas/Task"}}'),
+    ('Done', '{"anyOf":[{"type":"boolean"},{"type":"number","enum":[0,1]},{"$ref":"#/components/schemas/Word"}]}'),
+    ('Word', '{"type":"string","description":"true t yes y on 1, or false f no n off 0, in any case","pattern":'
+        || '"^([Tt]([Rr][Uu][Ee])?|[Yy]([Ee][Ss])?|[Oo][Nn]|1|[Ff]([Aa][Ll][Ss][Ee])?|[Nn][Oo]?|[Oo][Ff][Ff]|0)$"}'),
+    ('Id', '{"type":"integer","minimum":1}'),
+    ('Limit', '{"type":"integer","minimum":1,"maximum":1000}'),
+    ('After', '{"type":"integer","minimum":0,"maximum":9223372036854775807}'),
+    ('Key', '{"type":"string","pattern":"^(\"[!-~]{1,255}\"|[!#-~][!-~]{0,254})$"}'),
+    ('Text', '{"type":"string"}'),
+    ('ETag', '{"type":"string","pattern":"^\"[!#-~]+\"$"}'),
+    ('Link', '{"type":"string","pattern":"^<.+>; rel=\"next\"$"}'),
+    ('NoCache', '{"const":"no-cache"}'),
+    ('NoStore', '{"const":"no-store"}'),
+    ('Scheme', '{"const":"Bearer"}'),
+    ('Seconds', '{"type":"integer","minimum":1}'),
+    ('Count', '{"type":"integer","minimum":0}'),
+    ('One', '{"const":1}'),
+    ('Greeting', '{"const":"Hello, world!"}'),
+    ('Implementation', '{"const":"starlette"}'),
+    ('Health', '{"type":"object","required":["status"],"properties":{"status":{"const":"ok"}}}'),
+    ('OpenAPI', '{"type":"object"}'),
+    ('Page', '{"type":"string"}'),
+    ('Error', '{"type":"object","required":["detail"],"properties":{"detail":{"type":"string"}}}'),
+    ('HTTPValidationError', '{"type":"object","required":["detail"],"properties":{"detail":{"type":"array","minItems":1,'
+        || '"items":{"$ref":"#/components/schemas/ValidationError"}}}}'),
+    ('ValidationError', '{"type":"object","required":["type","loc","msg","input"],"properties":{"type":{"type":"string"},'
+        || '"loc":{"type":"array","items":{"anyOf":[{"type":"string"},{"type":"integer"}]}},"msg":{"type":"string"},'
+        || '"input":{},"ctx":{"type":"object"}}}')
+),
