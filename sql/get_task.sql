@@ -1,5 +1,5 @@
 -- The task. Its id is compared as text, so that " 1", "+1" or "01" are no ids.
 SELECT json
 FROM task
-WHERE id = CAST(:id AS INTEGER)
+WHERE id = :id
   AND CAST(id AS TEXT) = :id

@@ -2,7 +2,7 @@
 UPDATE task
 SET name = coalesce(:name, name),
     done = coalesce(:done, done)
-WHERE id = CAST(:id AS INTEGER)
+WHERE id = :id
   AND CAST(id AS TEXT) = :id
   AND (:match IS NULL OR instr(:match, etag(json)))
 RETURNING json
