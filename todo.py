@@ -20,7 +20,7 @@ import re
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fcntl import LOCK_EX, LOCK_UN, flock
 from functools import partial
@@ -49,8 +49,8 @@ OPEN = ("/healthz", "/openapi.json", "/docs")  # these need no token
 MAX_BODY = 2**20  # bytes
 BODY_TIMEOUT = 10  # seconds that a body may pause
 LOCK_TIMEOUT = 5  # seconds that a write waits for another process
-PIECE = 300  # tasks of a longer list that are read at once
-PIECE_SIZE = 2**20  # characters after which a page or piece ends early
+PIECE = 300, 2**16  # tasks, and characters, of a list that are read at once
+PAGE_SIZE = 2**20  # characters after which a page ends early
 log = logging.getLogger("uvicorn.error")
 
 # Database
@@ -104,12 +104,12 @@ class Database:
         row = self.reader.execute(SQL[statement], parameters).fetchone()
         return row and row[0]
 
-    async def read_tasks(self, query: dict[str, Any], rows: int) -> tuple[list[str], int]:
-        """Return the next tasks, at most so many, and the last one's id if more remain."""
+    async def read_tasks(self, query: dict[str, Any]) -> tuple[list[str], int]:
+        """Return the next page or piece of the tasks, and the last one's id if more remain."""
+        rows, size = (query["limit"], PAGE_SIZE) if query["limit"] else PIECE
 
         def fetch(reader: sqlite3.Connection) -> tuple[list[str], int]:
-            texts: list[str] = []
-            last, left = 0, PIECE_SIZE
+            texts, last, left = list[str](), 0, size
             for id, text in reader.execute(SQL["list_tasks"], {**query, "rows": rows + 1}):
                 if len(texts) == rows or left <= 0:  # this one just shows that more remain
                     return texts, last
@@ -185,6 +185,7 @@ LIST = "done q limit after"
 JSON, UNREADABLE, NO_TASK = "application/json", "There was an error parsing the body", "Task not found"
 MISSING, NO_JSON = ("missing", "Field required"), ("json_invalid", "JSON decode error")
 NO_OBJECT = "model_attributes_type", "Input should be a valid dictionary or object to extract fields from"
+FORBIDDEN = "extra_forbidden", "Extra inputs are not permitted"
 NO_STRING = "string_type", "Input should be a valid string"
 NO_UNICODE = "string_unicode", "Input should be a valid string, unable to parse raw data as a unicode string"
 
@@ -225,25 +226,26 @@ def check(name: str, value: Any) -> Any:
             if found := re.fullmatch('"([!-~]{1,255})"|([!#-~][!-~]{0,254})', value):
                 return found[1] or found[2]
             raise ValueError("idempotency_key_invalid", "Idempotency-Key should be 1 to 255 visible ASCII characters")
-        case _ if not re.fullmatch(r"\s*[+-]?[0-9]{1,4000}\s*", value):
+        case _ if not re.fullmatch(r"(?=.{1,4300}$)\s*[+-]?[0-9]+(_[0-9]+)*(\.0+)?\s*", value, re.DOTALL):
             raise ValueError("int_parsing", "Input should be a valid integer, unable to parse string as an integer")
-        case _ if int(value) < least:
+        case _ if (number := int(value.partition(".")[0])) < least:
             raise ValueError("greater_than_equal", f"Input should be greater than or equal to {least}", {"ge": least})
-        case _ if int(value) > most:
+        case _ if number > most:
             raise ValueError("less_than_equal", f"Input should be less than or equal to {most}", {"le": most})
-    return int(value)
+    return number
 
 
-def validate(*parts: tuple[str, Mapping[str, Any], str, bool]) -> dict[str, Any]:
+def validate(*parts: tuple[str, Mapping[str, Any], str, bool], faults: Sequence[object] = ()) -> dict[str, Any]:
     """Return the named values in parts of a request (location, source, names, all required or not); raises 422."""
-    values, faults = {}, []
+    values, faults = {}, [*faults]
     for location, source, name, required in [(*part[:2], name, part[3]) for part in parts for name in part[2].split()]:
         try:
             values[name] = check(name, source[name])
         except ValueError as error:
             faults.append(fault(source[name], (location, name), *error.args))
         except KeyError:
-            faults.extend([fault(source, (location, name), *MISSING)] if required else [])
+            if required:
+                faults.append(fault(source if location == "body" else None, (location, name), *MISSING))
     if faults:
         raise Refused(422, faults)
     return values
@@ -304,7 +306,7 @@ async def create_task(request: Request, db: Database) -> Answer:
 async def list_tasks(request: Request, db: Database) -> Answer:
     params = request.query_params
     query = {"done": None, "q": None, "limit": None, "after": 0, **validate(("query", params, LIST, False))}
-    texts, last = await db.read_tasks(query, query["limit"] or PIECE)
+    texts, last = await db.read_tasks(query)
     if last and not query["limit"]:
         return 200, stream_tasks(db, query, texts, last), {}
     rest = urlencode([item for item in params.multi_items() if item[0] != "after"] + [("after", last)])
@@ -316,20 +318,18 @@ async def stream_tasks(db: Database, query: dict[str, Any], texts: list[str], la
     yield f"[{','.join(texts)}".encode()
     while last:
         await asyncio.sleep(0)  # uvicorn's send() waits only for a slow client
-        texts, last = await db.read_tasks({**query, "after": last}, PIECE)
+        texts, last = await db.read_tasks({**query, "after": last})
         yield "".join([f",{text}" for text in texts]).encode()
     yield b"]"
 
 
 async def delete_tasks(request: Request, db: Database) -> Answer:
     params = request.query_params
-    values = validate(("query", params, "done", True))
     extra = [name for name, _ in params.multi_items() if name in LIST.split()]
-    extra.remove("done")
-    if extra:
-        forbidden = "extra_forbidden", "Extra inputs are not permitted"
-        raise Refused(422, [fault(params[name], ("query", name), *forbidden) for name in extra])
-    return 200, b"%d" % await db.write("delete_tasks", values), {}
+    if "done" in extra:
+        extra.remove("done")
+    faults = [fault(params[name], ("query", name), *FORBIDDEN) for name in extra]
+    return 200, b"%d" % await db.write("delete_tasks", validate(("query", params, "done", True), faults=faults)), {}
 
 
 async def get_task(request: Request, db: Database) -> Answer:
@@ -409,9 +409,7 @@ class Resource:
             log.error("%s: %s", type(error).__name__, error)
             if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
                 return Refused(507, "The disk is full").answer
-            return Refused(
-                503, "The database can't be used now", {"retry-after": "1", "cache-control": "no-store"}
-            ).answer
+            return Refused(503, "The database can't be used", {"retry-after": "1", "cache-control": "no-store"}).answer
         except Exception:
             log.exception("Unexpected")
             return Refused(500, "Internal Server Error").answer
