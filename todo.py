@@ -355,8 +355,8 @@ async def change_task(statement: str, names: str, required: bool, request: Reque
 
 def require_token(request: Request) -> None:
     """Raise 401 if there is a token and the request lacks it. A preflight can't have one."""
-    path = request["path"].removeprefix(request["root_path"])
-    if TOKEN is None or path in OPEN or "access-control-request-method" in request.headers:
+    preflight = request.method == "OPTIONS" and "access-control-request-method" in request.headers
+    if TOKEN is None or preflight or request["path"].removeprefix(request["root_path"]) in OPEN:
         return
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secrets.compare_digest(token.strip().encode("latin-1"), TOKEN.encode()):

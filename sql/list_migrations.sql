@@ -1,3 +1,3 @@
 -- The migrations that this file has had.
 SELECT migration_id
-FROM _yoyo_migrations
+FROM _yoyo_migration

@@ -52,7 +52,7 @@ class Server:
         return url.host, url.port or 80
 
     def client(self, **options: object) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30, **options)  # type: ignore[arg-type]
+        return httpx.Client(base_url=self.url, timeout=30, verify=False, **options)  # type: ignore[arg-type]
 
     def children(self) -> list[int]:
         """The processes of the workers."""
