@@ -138,15 +138,14 @@ class Database:
         try:
             while self.waiting:
                 group.append(self.waiting.pop(0))
-            if group:
-                self.commit(group)
+            self.commit(group)
         finally:
             flock(self.lock, LOCK_UN)
 
     def commit(self, group: list[dict[str, Any]]) -> None:
         """Carry out all these writes in one transaction or, if that fails, each in its own."""
         try:
-            patience = max(0, group[0]["deadline"] - time.monotonic())
+            patience = max(0, min((write["deadline"] for write in group), default=0) - time.monotonic())
             self.writer.execute(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
             self.writer.execute("BEGIN IMMEDIATE")
             for write in group:
@@ -178,6 +177,7 @@ def etag(text: str) -> str:
 
 # Input
 
+JSON_TYPE = re.compile(r"application/([^\s;/]+\+)?json\s*(;|$)", re.IGNORECASE)
 WORDS: dict[object, bool] = dict.fromkeys((1, "1", "true", "t", "yes", "y", "on"), True)
 WORDS |= dict.fromkeys((0, "0", "false", "f", "no", "n", "off"), False)
 BOUNDS = {"limit": (1, 1000), "after": (0, 2**63 - 1)}
@@ -212,7 +212,7 @@ def check(name: str, value: Any) -> Any:
     """Return a member, parameter or header as a statement takes it; raises ValueError with what pydantic says."""
     least, most = BOUNDS.get(name, (0, 0))
     match name, value:
-        case "name" | "q", str() if not re.search("[\ud800-\udfff]", value):
+        case "name" | "q", str() if value.isascii() or not re.search("[\ud800-\udfff]", value):
             return value
         case "name", _:
             raise ValueError(*(NO_UNICODE if isinstance(value, str) else NO_STRING))
@@ -238,7 +238,7 @@ def check(name: str, value: Any) -> Any:
 def validate(*parts: tuple[str, Mapping[str, Any], str, bool], faults: Sequence[object] = ()) -> dict[str, Any]:
     """Return the named values in parts of a request (location, source, names, all required or not); raises 422."""
     values, faults = {}, [*faults]
-    for location, source, name, required in [(*part[:2], name, part[3]) for part in parts for name in part[2].split()]:
+    for (location, source, _, required), name in [(part, name) for part in parts for name in part[2].split()]:
         try:
             values[name] = check(name, source[name])
         except ValueError as error:
@@ -253,19 +253,20 @@ def validate(*parts: tuple[str, Mapping[str, Any], str, bool], faults: Sequence[
 
 async def read_object(request: Request) -> dict[str, Any]:
     """Return the JSON object in the body; raises 415, 413, 408, 400, 422."""
-    if not re.match(r"application/([^\s;/]+\+)?json\s*(;|$)", request.headers.get("content-type", ""), re.IGNORECASE):
+    if not JSON_TYPE.match(request.headers.get("content-type", "")):
         raise Refused(415, "Send the body with Content-Type: application/json (curl: --json)")
-    body, size = bytearray(), int(request.headers.get("content-length", 0))
+    body, size, more = bytearray(), int(request.headers.get("content-length", 0)), True
     try:
-        async with asyncio.timeout(BODY_TIMEOUT) as timeout:
-            stream = request.stream()  # which ends with an empty chunk
-            while size <= MAX_BODY and (chunk := await anext(stream)):
-                timeout.reschedule(asyncio.get_running_loop().time() + BODY_TIMEOUT)
-                body += chunk
-                size = len(body)
+        while more and size <= MAX_BODY:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            size, more = len(body), message.get("more_body", False)
         if size > MAX_BODY:
             raise Refused(413, f"The body is larger than {MAX_BODY} bytes")
-        value = decode(body.decode("utf-8-sig")) if body else None
+        value = decode(body.decode().removeprefix("\ufeff")) if body else None
     except TimeoutError:
         raise Refused(408, f"The rest of the body did not come for {BODY_TIMEOUT} s", {"connection": "close"}) from None
     except ValueError as error:  # not JSON, not UTF-8, or a number that int() refuses
@@ -325,10 +326,8 @@ async def stream_tasks(db: Database, query: dict[str, Any], texts: list[str], la
 
 async def delete_tasks(request: Request, db: Database) -> Answer:
     params = request.query_params
-    extra = [name for name, _ in params.multi_items() if name in LIST.split()]
-    if "done" in extra:
-        extra.remove("done")
-    faults = [fault(params[name], ("query", name), *FORBIDDEN) for name in extra]
+    names = sorted((name for name, _ in params.multi_items() if name in LIST.split()), key="done".__ne__)
+    faults = [fault(params[name], ("query", name), *FORBIDDEN) for name in names["done" in params :]]  # but one done
     return 200, b"%d" % await db.write("delete_tasks", validate(("query", params, "done", True), faults=faults)), {}
 
 

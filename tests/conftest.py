@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -41,6 +42,12 @@ class Server:
                 break
         self.reader = threading.Thread(target=self.lines.extend, args=(self.process.stderr,), daemon=True)
         self.reader.start()
+        while workers > 1 and self.url and self.process.poll() is None and not self.listens():
+            pass  # a worker listens a moment after it has started
+
+    def listens(self) -> bool:
+        with socket.socket() as connection:
+            return connection.connect_ex(self.address) == 0
 
     @property
     def log(self) -> str:
