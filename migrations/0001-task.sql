@@ -10,3 +10,6 @@ CREATE TABLE IF NOT EXISTS task (
 ) STRICT;
 
 CREATE INDEX IF NOT EXISTS task_done ON task (done);
+
+-- Fails, and so undoes all this, if there was a table of that name, but another program's.
+UPDATE task SET name = name WHERE json IS NULL;
