@@ -9,7 +9,7 @@ import select
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,7 @@ def chunked(*chunks: bytes) -> bytes:
 # 304
 
 
+@pytest.mark.usefixtures("pauses")
 def test_304_has_the_tag_and_no_body(client: httpx.Client) -> None:
     task = client.post("/tasks", content=TASK, headers=JSON)
     answer = client.get(task.headers["location"], headers={"if-none-match": task.headers["etag"]})
@@ -332,16 +333,17 @@ def trickle(server: Server, path: str) -> bytes:
         return wire.answer().content
 
 
-def test_408_if_the_rest_of_a_body_does_not_come_for_10_seconds(client: httpx.Client, server: Server) -> None:
+@pytest.fixture(scope="module")
+def pauses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, list[Future[None]], Future[bytes]]]:
+    """Bodies that pause. They begin with the first test that asks for them, so that the last need not wait 10 s."""
+    server = Server(tmp_path_factory.mktemp("pauses") / "todo.db")
     with ThreadPoolExecutor(len(STOPS) + 1) as pool:
-        slow = [pool.submit(stop_in_the_middle, server, *stop) for stop in STOPS]
-        patient = pool.submit(trickle, server, "/tasks")
-        task = client.post("/tasks", content=TASK, headers=JSON, timeout=2)
-        assert task.status_code == 200
-        for future in slow:
-            future.result()
-        assert strict(patient.result()) == {**json.loads(TASK), "id": task.json()["id"] + 1}
-    assert len(client.get("/tasks").json()) == 2
+        yield (
+            server,
+            [pool.submit(stop_in_the_middle, server, *stop) for stop in STOPS],
+            pool.submit(trickle, server, "/tasks"),
+        )
+    server.stop()
 
 
 # 412
@@ -730,3 +732,15 @@ def test_a_head_of_an_error_is_its_head(server: Server) -> None:
         assert (head.status_code, head.content) == (full.status_code, b"")
         assert head.headers["content-length"] == str(len(full.content))
         assert head.headers["content-type"] == "application/json"
+
+
+def test_408_if_the_rest_of_a_body_does_not_come_for_10_seconds(
+    pauses: tuple[Server, list[Future[None]], Future[bytes]],
+) -> None:
+    server, stopped, patient = pauses
+    with server.client() as client:
+        assert client.get("/info", timeout=2).status_code == 200
+        for future in stopped:
+            future.result()
+        assert strict(patient.result()) == {**json.loads(TASK), "id": 1}
+        assert len(client.get("/tasks").json()) == 1
