@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -70,6 +70,7 @@ def old(tmp_path: Path) -> Path:
 # Start
 
 
+@pytest.mark.usefixtures("stopping")
 def test_a_missing_file_is_created_and_migrated(serve: Serve, tmp_path: Path) -> None:
     server = serve()
     assert tasks_of(server) == {}
@@ -315,43 +316,42 @@ def test_a_stop_answers_writes_that_wait_for_another_program(serve: Serve, tmp_p
     assert sorted(name for name, _ in tasks_in(server.db).values()) == sorted(map(str, range(10)))
 
 
-@pytest.fixture
-def half_sent() -> Iterator[Callable[[Server], list[socket.socket]]]:
+def send_half(server: Server) -> list[socket.socket]:
     """Connections with nothing, half a head, and half a body."""
-    opened: list[socket.socket] = []
-
-    def send(server: Server) -> list[socket.socket]:
-        nothing, head = (socket.create_connection(server.address, timeout=30) for _ in range(2))
-        head.sendall(b"POST /tasks HTTP/1.1\r\nhost: x\r\ncontent-le")
-        body = request(server, "POST /tasks", b'{"name": "half"', 100)
-        opened.extend([nothing, head, body])
-        arrived(server)
-        return [nothing, head, body]
-
-    yield send
-    for connection in opened:
-        connection.close()
+    nothing, head = (socket.create_connection(server.address, timeout=30) for _ in range(2))
+    head.sendall(b"POST /tasks HTTP/1.1\r\nhost: x\r\ncontent-le")
+    body = request(server, "POST /tasks", b'{"name": "half"', 100)
+    arrived(server)
+    return [nothing, head, body]
 
 
-def test_a_half_sent_request_ends_in_408_and_does_not_block_the_stop(
-    serve: Serve, half_sent: Callable[[Server], list[socket.socket]]
-) -> None:
-    server = serve()
-    nothing, head, body = half_sent(server)
+Stopped = tuple[int, float, list[bytes]]
+
+
+def stop_half_sent(server: Server) -> Stopped:
+    """Stop a server beside half-sent requests: the exit code, the seconds it took, and what each connection got."""
+    connections = send_half(server)
     started = time.monotonic()
-    assert server.stop() in STOPPED
-    assert time.monotonic() - started < 12
-    answer = body.recv(10_000)
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert re.search(rb'\r\n\r\n\{"detail":"[^"]+"\}$', answer)
-    assert [nothing.recv(100), head.recv(100), body.recv(100)] == [b"", b"", b""]
-    assert "Traceback" not in server.log
-    assert tasks_in(server.db) == {}
+    code = server.stop()
+    seconds = time.monotonic() - started
+    got = []
+    for connection in connections:
+        with connection, connection.makefile("rb") as file:
+            got.append(file.read())
+    return code, seconds, got
 
 
-def test_a_stop_that_may_not_wait_answers_503(
-    serve: Serve, tmp_path: Path, half_sent: Callable[[Server], list[socket.socket]]
-) -> None:
+@pytest.fixture(scope="module")
+def stopping(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Server, Future[Stopped]]]:
+    """A stop that has to wait for 10 s. It begins with the first test, so that the last need not wait for it."""
+    server = Server(tmp_path_factory.mktemp("stopping") / "todo.db")
+    with ThreadPoolExecutor(1) as pool:
+        yield server, pool.submit(stop_half_sent, server)
+
+
+def test_a_stop_that_may_not_wait_answers_503(serve: Serve, tmp_path: Path) -> None:
     """And a client that does not read its long list does not block it either."""
     server = serve("--timeout-graceful-shutdown", "1")
     execute(server.db, "INSERT INTO task (name, done) SELECT printf('%0100000d', value), 0 FROM json_each('[1,2,3]')")
@@ -359,11 +359,12 @@ def test_a_stop_that_may_not_wait_answers_503(
         execute(server.db, "INSERT INTO task (name, done) SELECT name, done FROM task")
     with closing(request(server, "GET /tasks")) as deaf:
         assert deaf.recv(12) == b"HTTP/1.1 200"
-        *_, body = half_sent(server)
+        nothing, head, body = send_half(server)
         started = time.monotonic()
         assert server.stop() in STOPPED
         assert time.monotonic() - started < 4
-    assert body.recv(10_000).startswith(b"HTTP/1.1 503 ")
+    with nothing, head, body:
+        assert body.recv(10_000).startswith(b"HTTP/1.1 503 ")
     assert files(tmp_path) == ["todo.db", "todo.db-lock"]
     assert "Traceback" not in server.log
 
@@ -437,3 +438,17 @@ def test_all_migrations_roll_back_to_an_empty_file(serve: Serve) -> None:
         left = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE name LIKE '%task%'")}
     assert left == set()
     assert tasks_of(serve()) == {}
+
+
+def test_a_half_sent_request_ends_in_408_and_does_not_block_the_stop(
+    stopping: tuple[Server, Future[Stopped]],
+) -> None:
+    server, stopped = stopping
+    code, seconds, (nothing, head, body) = stopped.result()
+    assert code in STOPPED
+    assert seconds < 12
+    assert [nothing, head] == [b"", b""]
+    assert body.startswith(b"HTTP/1.1 408 ")
+    assert re.search(rb'\r\n\r\n\{"detail":"[^"]+"\}$', body)
+    assert "Traceback" not in server.log
+    assert tasks_in(server.db) == {}
