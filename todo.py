@@ -41,9 +41,9 @@ SQL = {file.stem: file.read_text() for file in Path(__file__).parent.glob("sql/*
 TOKEN = os.environ.get("TODO_TOKEN")
 ORIGINS = {origin.strip() for origin in os.environ.get("TODO_CORS_ORIGINS", "").split(",")} - {""}
 CORS = {
-    "access-control-allow-methods": "GET, HEAD, POST, PUT, PATCH, DELETE",
-    "access-control-allow-headers": "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match",
-    "access-control-expose-headers": "ETag, Link, Location",
+    b"access-control-allow-methods": b"GET, HEAD, POST, PUT, PATCH, DELETE",
+    b"access-control-allow-headers": b"Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match",
+    b"access-control-expose-headers": b"ETag, Link, Location",
 }
 OPEN = ("/healthz", "/openapi.json", "/docs")  # these need no token
 MAX_BODY = 2**20  # bytes
@@ -182,7 +182,8 @@ WORDS: dict[object, bool] = dict.fromkeys((1, "1", "true", "t", "yes", "y", "on"
 WORDS |= dict.fromkeys((0, "0", "false", "f", "no", "n", "off"), False)
 BOUNDS = {"limit": (1, 1000), "after": (0, 2**63 - 1)}
 LIST = "done q limit after"
-JSON, UNREADABLE, NO_TASK = "application/json", "There was an error parsing the body", "Task not found"
+JSON, NO_STORE = b"application/json", {b"cache-control": b"no-store"}
+UNREADABLE, NO_TASK = "There was an error parsing the body", "Task not found"
 MISSING, NO_JSON = ("missing", "Field required"), ("json_invalid", "JSON decode error")
 NO_OBJECT = "model_attributes_type", "Input should be a valid dictionary or object to extract fields from"
 FORBIDDEN = "extra_forbidden", "Extra inputs are not permitted"
@@ -193,13 +194,13 @@ NO_UNICODE = "string_unicode", "Input should be a valid string, unable to parse 
 decode = json.JSONDecoder(
     parse_constant=lambda name: json.loads(""), parse_float=lambda text: max(-1e308, min(float(text), 1e308))
 ).decode
-Answer = tuple[int, bytes | AsyncIterator[bytes], Mapping[str, str]]
+Answer = tuple[int, bytes | AsyncIterator[bytes], Mapping[bytes, bytes]]
 
 
 class Refused(Exception):
     """A request that gets an error: with a status, a `detail` and headers. A lone surrogate in it becomes `?`."""
 
-    def __init__(self, status: int, detail: object, headers: Mapping[str, str] = {}) -> None:
+    def __init__(self, status: int, detail: object, headers: Mapping[bytes, bytes] = {}) -> None:
         text = json.dumps({"detail": detail}, ensure_ascii=False, separators=(",", ":"))
         self.answer: Answer = status, text.encode(errors="replace"), headers
 
@@ -244,8 +245,7 @@ def validate(*parts: tuple[str, Mapping[str, Any], str, bool], faults: Sequence[
         except ValueError as error:
             faults.append(fault(source[name], (location, name), *error.args))
         except KeyError:
-            if required:
-                faults.append(fault(source if location == "body" else None, (location, name), *MISSING))
+            faults += [fault(source if location == "body" else None, (location, name), *MISSING)] if required else []
     if faults:
         raise Refused(422, faults)
     return values
@@ -268,7 +268,7 @@ async def read_object(request: Request) -> dict[str, Any]:
             raise Refused(413, f"The body is larger than {MAX_BODY} bytes")
         value = decode(body.decode().removeprefix("\ufeff")) if body else None
     except TimeoutError:
-        raise Refused(408, f"The rest of the body did not come for {BODY_TIMEOUT} s", {"connection": "close"}) from None
+        raise Refused(408, f"No more of the body came for {BODY_TIMEOUT} s", {b"connection": b"close"}) from None
     except ValueError as error:  # not JSON, not UTF-8, or a number that int() refuses
         if not isinstance(error, json.JSONDecodeError) or "utf-8" not in json.detect_encoding(bytes(body)):
             raise Refused(400, UNREADABLE) from None
@@ -281,15 +281,16 @@ async def read_object(request: Request) -> dict[str, Any]:
 # Operations
 
 
-def represent(request: Request, text: str, headers: Mapping[str, str] = {}) -> Answer:
+def represent(request: Request, text: str, headers: Mapping[bytes, bytes] = {}) -> Answer:
     """Answer with a representation, or with 304 if the client has it (RFC 9110, section 13.1.2)."""
-    tag = etag(text)
-    known = ", ".join(request.headers.getlist("if-none-match")) if request.method in ("GET", "HEAD") else ""
-    headers = {"etag": tag, "cache-control": "no-cache", **headers}
-    return (304, b"", headers) if tag in known or known == "*" else (200, text.encode(), headers)
+    tag = etag(text).encode()
+    headers = {b"etag": tag, b"cache-control": b"no-cache", **headers}
+    known = b", ".join([value for name, value in request["headers"] if name == b"if-none-match"])
+    same = tag in known or known == b"*"
+    return (304, b"", headers) if same and request.method in ("GET", "HEAD") else (200, text.encode(), headers)
 
 
-async def show(statement: str, headers: Mapping[str, str], request: Request, db: Database) -> Answer:
+async def show(statement: str, headers: Mapping[bytes, bytes], request: Request, db: Database) -> Answer:
     return 200, db.read(statement, {"token": TOKEN is not None, "openapi": db.openapi}).encode(), headers
 
 
@@ -301,7 +302,8 @@ async def create_task(request: Request, db: Database) -> Answer:
     if not text:
         reused = "idempotency_key_reused", "Idempotency-Key was used for a request with another body"
         raise Refused(422, [fault(key, ("header", "idempotency-key"), *reused)])
-    return represent(request, text, {"location": f"{request['root_path']}/tasks/{text[text.rindex(':') + 1 : -1]}"})
+    location = f"{request['root_path']}/tasks/{text.rpartition(':')[2][:-1]}".encode()
+    return represent(request, text, {b"location": location})
 
 
 async def list_tasks(request: Request, db: Database) -> Answer:
@@ -311,8 +313,8 @@ async def list_tasks(request: Request, db: Database) -> Answer:
     if last and not query["limit"]:
         return 200, stream_tasks(db, query, texts, last), {}
     rest = urlencode([item for item in params.multi_items() if item[0] != "after"] + [("after", last)])
-    link = {"link": f'<{request["root_path"]}/tasks?{rest}>; rel="next"'} if last else {}
-    return represent(request, f"[{','.join(texts)}]", link)
+    link = f'<{request["root_path"]}/tasks?{rest}>; rel="next"'.encode()
+    return represent(request, f"[{','.join(texts)}]", {b"link": link} if last else {})
 
 
 async def stream_tasks(db: Database, query: dict[str, Any], texts: list[str], last: int) -> AsyncIterator[bytes]:
@@ -359,7 +361,7 @@ def require_token(request: Request) -> None:
         return
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secrets.compare_digest(token.strip().encode("latin-1"), TOKEN.encode()):
-        raise Refused(401, "Not authenticated", {"www-authenticate": "Bearer"})
+        raise Refused(401, "Not authenticated", {b"www-authenticate": b"Bearer"})
 
 
 class Resource:
@@ -367,26 +369,25 @@ class Resource:
 
     def __init__(self, **operations: Callable[[Request, Database], Awaitable[Answer]]) -> None:
         self.operations = operations | ({"HEAD": operations["GET"]} if "GET" in operations else {})
-        self.headers = {"allow": ", ".join([*self.operations, "OPTIONS"])}
+        self.headers = {b"allow": ", ".join([*self.operations, "OPTIONS"]).encode()}
         if "PATCH" in operations:
-            self.headers["accept-patch"] = "application/merge-patch+json, application/json"
+            self.headers[b"accept-patch"] = b"application/merge-patch+json, application/json"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer, as JSON if it does not say otherwise."""
         request = Request(scope, receive)
         status, body, headers = await self.answer(request)
         if ORIGINS:
             allowed = ORIGINS & {request.headers.get("origin", ""), "*"}
-            cors = {"access-control-allow-origin": min(allowed), **CORS} if allowed else {}
-            headers = {**headers, "vary": "Origin", **cors}
+            cors = {b"access-control-allow-origin": min(allowed).encode("latin-1"), **CORS} if allowed else {}
+            headers = {**headers, b"vary": b"Origin", **cors}
         if not isinstance(body, bytes):
-            pieces = body if request.method == "GET" else ()
-            await StreamingResponse(pieces, status, headers, JSON)(scope, receive, send)
+            response = StreamingResponse(body if request.method == "GET" else (), status)
+            response.raw_headers = [(b"content-type", JSON), *headers.items()]
+            await response(scope, receive, send)
             return
         if status not in (204, 304):
-            headers = {"content-type": JSON, "content-length": str(len(body)), **headers}
-        fields = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": status, "headers": fields})
+            headers = {b"content-type": JSON, b"content-length": b"%d" % len(body), **headers}
+        await send({"type": "http.response.start", "status": status, "headers": headers.items()})
         await send({"type": "http.response.body", "body": body})
 
     async def answer(self, request: Request) -> Answer:
@@ -408,7 +409,7 @@ class Resource:
             log.error("%s: %s", type(error).__name__, error)
             if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
                 return Refused(507, "The disk is full").answer
-            return Refused(503, "The database can't be used", {"retry-after": "1", "cache-control": "no-store"}).answer
+            return Refused(503, "The database can't be used now", {b"retry-after": b"1", **NO_STORE}).answer
         except Exception:
             log.exception("Unexpected")
             return Refused(500, "Internal Server Error").answer
@@ -423,9 +424,9 @@ routes = [  # the busiest first, for Starlette tries them in turn
     Route("/tasks/", tasks),
     Route("/", Resource(GET=partial(show, "get_root", {}))),
     Route("/info", Resource(GET=partial(show, "get_info", {}))),
-    Route("/healthz", Resource(GET=partial(show, "get_health", {"cache-control": "no-store"}))),
+    Route("/healthz", Resource(GET=partial(show, "get_health", NO_STORE))),
     Route("/openapi.json", Resource(GET=partial(show, "get_openapi", {}))),
-    Route("/docs", Resource(GET=partial(show, "get_docs", {"content-type": "text/html; charset=utf-8"}))),
+    Route("/docs", Resource(GET=partial(show, "get_docs", {b"content-type": b"text/html; charset=utf-8"}))),
 ]
 
 
@@ -446,4 +447,4 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Database]]:
 
 app = Starlette(routes=routes, lifespan=lifespan)
 app.router.redirect_slashes, app.router.default = False, Resource()
-app.middleware_stack = app.router  # Resource handles all errors; the layers that Starlette has for that take 8 µs
+app.middleware_stack = app.router.app  # Resource handles all errors; the layers that Starlette has for that take 8 µs

@@ -45,7 +45,7 @@ error (status, trait, schema, detail, cause) AS (
     (400, 'body', 'Error', '"There was an error parsing the body"', 'The body is not UTF-8, or cannot be read'),
     (401, 'token', 'Error', '"Not authenticated"', 'The token is missing or wrong'),
     (404, 'task', 'Error', '"Task not found"', 'There is no such task'),
-    (408, 'body', 'Error', '"The rest of the body did not come for 10 s"', 'The body stopped half-way'),
+    (408, 'body', 'Error', '"No more of the body came for 10 s"', 'The body stopped half-way'),
     (412, 'match', 'Error', '"The task has changed: its ETag is not in If-Match"', 'If-Match lacks the current ETag'),
     (413, 'body', 'Error', '"The body is larger than 1048576 bytes"', 'The body is larger than 1 MiB'),
     (415, 'body', 'Error', '"Send the body with Content-Type: application/json (curl: --json)"', 'The body is no JSON'),
