@@ -447,4 +447,4 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Database]]:
 
 app = Starlette(routes=routes, lifespan=lifespan)
 app.router.redirect_slashes, app.router.default = False, Resource()
-app.middleware_stack = app.router.app  # Resource handles all errors; the layers that Starlette has for that take 8 µs
+app.middleware_stack = app.router.app  # Resource handles all errors; the layers that Starlette has for that take 5 µs
