@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -116,3 +117,15 @@ def client(server: Server) -> Iterator[httpx.Client]:
         for done in ("true", "false"):
             client.delete("/tasks", params={"done": done})
         yield client
+
+
+@pytest.fixture(scope="session")
+def pauses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, list[Future[None]], Future[bytes]]]:
+    """Bodies that pause for 10 s. They begin with the first test that asks for them, so that the last need not wait."""
+    from test_errors import STOPS, stop_in_the_middle, trickle
+
+    server = Server(tmp_path_factory.mktemp("pauses") / "todo.db")
+    with ThreadPoolExecutor(len(STOPS) + 1) as pool:
+        stopped = [pool.submit(stop_in_the_middle, server, *stop) for stop in STOPS]
+        yield server, stopped, pool.submit(trickle, server, "/tasks")
+    server.stop()

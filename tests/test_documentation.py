@@ -76,6 +76,7 @@ def page(server: Server) -> str:
 # The document and the code
 
 
+@pytest.mark.usefixtures("pauses")
 def test_the_document_has_every_route_and_method(document: Document) -> None:
     routes = [route for route in todo.routes if isinstance(route, Route) and route.path != "/tasks/"]
     served = {(method, route.path) for route in routes for method in route.endpoint.operations}

@@ -9,7 +9,7 @@ import select
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,6 @@ def chunked(*chunks: bytes) -> bytes:
 # 304
 
 
-@pytest.mark.usefixtures("pauses")
 def test_304_has_the_tag_and_no_body(client: httpx.Client) -> None:
     task = client.post("/tasks", content=TASK, headers=JSON)
     answer = client.get(task.headers["location"], headers={"if-none-match": task.headers["etag"]})
@@ -331,19 +330,6 @@ def trickle(server: Server, path: str) -> bytes:
             assert not select.select([wire.socket], [], [], 3.6)[0]  # no answer yet
             wire.send(part)
         return wire.answer().content
-
-
-@pytest.fixture(scope="module")
-def pauses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, list[Future[None]], Future[bytes]]]:
-    """Bodies that pause. They begin with the first test that asks for them, so that the last need not wait 10 s."""
-    server = Server(tmp_path_factory.mktemp("pauses") / "todo.db")
-    with ThreadPoolExecutor(len(STOPS) + 1) as pool:
-        yield (
-            server,
-            [pool.submit(stop_in_the_middle, server, *stop) for stop in STOPS],
-            pool.submit(trickle, server, "/tasks"),
-        )
-    server.stop()
 
 
 # 412
