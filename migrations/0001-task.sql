@@ -6,7 +6,7 @@ CREATE TABLE IF NOT EXISTS task (
     done  INTEGER  NOT NULL CHECK (done IN (0, 1)),
     json  TEXT     NOT NULL GENERATED ALWAYS AS (
         json_object('name', name, 'done', json(iif(done, 'true', 'false')), 'id', id)
-    ) VIRTUAL
+    ) STORED
 ) STRICT;
 
 CREATE INDEX IF NOT EXISTS task_done ON task (done);
