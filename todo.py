@@ -26,13 +26,13 @@ from fcntl import LOCK_EX, LOCK_UN, flock
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 import yoyo
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 # Settings
@@ -45,12 +45,10 @@ CORS = {
     b"access-control-allow-headers": b"Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match",
     b"access-control-expose-headers": b"ETag, Link, Location",
 }
-OPEN = ("/healthz", "/openapi.json", "/docs")  # these need no token
 MAX_BODY = 2**20  # bytes
 BODY_TIMEOUT = 10  # seconds that a body may pause
 LOCK_TIMEOUT = 5  # seconds that a write waits for another process
-PIECE = 300, 2**16  # tasks, and characters, of a list that are read at once
-PAGE_SIZE = 2**20  # characters after which a page ends early
+PIECE, PAGE_SIZE = (300, 2**16), 2**20  # tasks and characters of a list read at once; characters that end a page early
 log = logging.getLogger("uvicorn.error")
 
 # Database
@@ -60,14 +58,12 @@ class Database:
     """One process's connections to the file; raises sqlite3.Error or OSError if that can't serve."""
 
     def __init__(self, path: str) -> None:
-        self.path, self.loop = path, asyncio.get_running_loop()
+        self.path, self.loop, self.waiting = path, asyncio.get_running_loop(), list[dict[str, Any]]()
         self.writes, self.searches = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-        self.waiting: list[dict[str, Any]] = []
         connect = partial(sqlite3.connect, path, isolation_level=None, check_same_thread=False)
         self.writer, self.reader, self.searcher = connect(), connect(), connect()
         self.writer.create_function("etag", 1, etag, deterministic=True)
-        # Workers take turns at this lock: SQLite's own has no queue, so that under load some would starve. It is on
-        # a file beside the database because closing any descriptor of that one would drop SQLite's locks.
+        # Workers take turns: SQLite's lock has no queue. Not at the file itself: closing that drops SQLite's locks.
         self.lock = open(f"{path}-lock", "a")  # noqa: SIM115
         flock(self.lock, LOCK_EX)
         self.writer.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
@@ -101,38 +97,36 @@ class Database:
 
     def read(self, statement: str, parameters: Mapping[str, Any]) -> Any:
         """Return the first value that a statement finds, or None."""
-        row = self.reader.execute(SQL[statement], parameters).fetchone()
-        return row and row[0]
+        return next(self.reader.execute(SQL[statement], parameters), (None,))[0]
+
+    def fetch(self, reader: sqlite3.Connection, query: dict[str, Any]) -> tuple[list[str], int]:
+        texts, last, (rows, left) = list[str](), 0, (query["limit"], PAGE_SIZE) if query["limit"] else PIECE
+        for id, text in reader.execute(SQL["list_tasks"], {**query, "rows": rows + 1}):
+            if len(texts) == rows or left <= 0:  # this one just shows that more remain
+                return texts, last
+            texts.append(text)
+            last, left = id, left - len(text)
+        return texts, 0
 
     async def read_tasks(self, query: dict[str, Any]) -> tuple[list[str], int]:
         """Return the next page or piece of the tasks, and the last one's id if more remain."""
-        rows, size = (query["limit"], PAGE_SIZE) if query["limit"] else PIECE
-
-        def fetch(reader: sqlite3.Connection) -> tuple[list[str], int]:
-            texts, last, left = list[str](), 0, size
-            for id, text in reader.execute(SQL["list_tasks"], {**query, "rows": rows + 1}):
-                if len(texts) == rows or left <= 0:  # this one just shows that more remain
-                    return texts, last
-                texts.append(text)
-                last, left = id, left - len(text)
-            return texts, 0
-
         if query["q"] is None:
-            return fetch(self.reader)
-        return await self.loop.run_in_executor(self.searches, fetch, self.searcher)  # it may scan the whole table
+            return self.fetch(self.reader, query)
+        return await self.loop.run_in_executor(self.searches, self.fetch, self.searcher, query)  # it may scan all
 
     async def write(self, statement: str, parameters: Mapping[str, Any]) -> Any:
         """Return what a statement returns, or how many rows it changed, once that is on disk."""
         write = {"statement": SQL[statement], "parameters": parameters, "deadline": time.monotonic() + LOCK_TIMEOUT}
         self.waiting.append(write)
-        if len(self.waiting) == 1:  # the others wait for the commit that the first one has asked for
-            self.commits = self.loop.run_in_executor(self.writes, self.commit_waiting)
-        await asyncio.shield(self.commits)
+        if len(self.waiting) == 1:  # the others wait for the commit that the first one asks for
+            self.committed = asyncio.Event()
+            self.writes.submit(self.commit_waiting, self.committed)
+        await self.committed.wait()
         if isinstance(write["outcome"], Exception):
             raise write["outcome"]
         return write["outcome"]
 
-    def commit_waiting(self) -> None:
+    def commit_waiting(self, committed: asyncio.Event) -> None:
         group: list[dict[str, Any]] = []
         flock(self.lock, LOCK_EX)
         try:
@@ -141,6 +135,7 @@ class Database:
             self.commit(group)
         finally:
             flock(self.lock, LOCK_UN)
+            self.loop.call_soon_threadsafe(committed.set)
 
     def commit(self, group: list[dict[str, Any]]) -> None:
         """Carry out all these writes in one transaction or, if that fails, each in its own."""
@@ -149,13 +144,11 @@ class Database:
             self.writer.execute(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
             self.writer.execute("BEGIN IMMEDIATE")
             for write in group:
-                cursor = self.writer.execute(write["statement"], write["parameters"])
-                rows = cursor.fetchall()
+                rows = (cursor := self.writer.execute(write["statement"], write["parameters"])).fetchall()
                 write["outcome"] = rows[0][0] if rows else cursor.rowcount
             self.writer.execute("COMMIT")
         except Exception as error:
-            if self.writer.in_transaction:
-                self.writer.execute("ROLLBACK")
+            self.writer.rollback()
             for write in group:
                 write["outcome"] = error
                 if len(group) > 1 and getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_BUSY:
@@ -181,17 +174,15 @@ JSON_TYPE = re.compile(r"application/([^\s;/]+\+)?json\s*(;|$)", re.IGNORECASE)
 WORDS: dict[object, bool] = dict.fromkeys((1, "1", "true", "t", "yes", "y", "on"), True)
 WORDS |= dict.fromkeys((0, "0", "false", "f", "no", "n", "off"), False)
 BOUNDS = {"limit": (1, 1000), "after": (0, 2**63 - 1)}
-LIST = "done q limit after"
+TASK, LIST = ("name", "done"), ("done", "q", "limit", "after")
 JSON, NO_STORE = b"application/json", {b"cache-control": b"no-store"}
-UNREADABLE, NO_TASK = "There was an error parsing the body", "Task not found"
+UNREADABLE, PAUSED = "There was an error parsing the body", f"No more of the body came for {BODY_TIMEOUT} s"
 MISSING, NO_JSON = ("missing", "Field required"), ("json_invalid", "JSON decode error")
 NO_OBJECT = "model_attributes_type", "Input should be a valid dictionary or object to extract fields from"
-FORBIDDEN = "extra_forbidden", "Extra inputs are not permitted"
+NO_TASK, FORBIDDEN = "Task not found", ("extra_forbidden", "Extra inputs are not permitted")
 NO_STRING = "string_type", "Input should be a valid string"
 NO_UNICODE = "string_unicode", "Input should be a valid string, unable to parse raw data as a unicode string"
-
-# What is valid JSON only by its grammar: NaN fails as any other word does, and 1e400 does not become infinity.
-decode = json.JSONDecoder(
+decode = json.JSONDecoder(  # NaN fails, as any other word does, and 1e400 does not become infinity
     parse_constant=lambda name: json.loads(""), parse_float=lambda text: max(-1e308, min(float(text), 1e308))
 ).decode
 Answer = tuple[int, bytes | AsyncIterator[bytes], Mapping[bytes, bytes]]
@@ -224,8 +215,8 @@ def check(name: str, value: Any) -> Any:
         case "done", _:
             raise ValueError("bool_type", "Input should be a valid boolean")
         case "idempotency-key", _:
-            if found := re.fullmatch('"([!-~]{1,255})"|([!#-~][!-~]{0,254})', value):
-                return found[1] or found[2]
+            if (found := value and re.fullmatch('"([!-~]{1,255})"|([!#-~][!-~]{0,254})', value)) or value is None:
+                return found and (found[1] or found[2])
             raise ValueError("idempotency_key_invalid", "Idempotency-Key should be 1 to 255 visible ASCII characters")
         case _ if not re.fullmatch(r"(?=.{1,4300}$)\s*[+-]?[0-9]+(_[0-9]+)*(\.0+)?\s*", value, re.DOTALL):
             raise ValueError("int_parsing", "Input should be a valid integer, unable to parse string as an integer")
@@ -236,41 +227,48 @@ def check(name: str, value: Any) -> Any:
     return number
 
 
-def validate(*parts: tuple[str, Mapping[str, Any], str, bool], faults: Sequence[object] = ()) -> dict[str, Any]:
+def validate(*parts: tuple[str, Mapping[str, Any], Sequence[str], bool], faults: Any = ()) -> dict[str, Any]:
     """Return the named values in parts of a request (location, source, names, all required or not); raises 422."""
     values, faults = {}, [*faults]
-    for (location, source, _, required), name in [(part, name) for part in parts for name in part[2].split()]:
+    for location, source, name, required in [(at, of, name, must) for at, of, names, must in parts for name in names]:
         try:
-            values[name] = check(name, source[name])
+            if name in source:
+                values[name] = check(name, source[name])
+            elif required:
+                faults.append(fault(source if location == "body" else None, (location, name), *MISSING))
         except ValueError as error:
             faults.append(fault(source[name], (location, name), *error.args))
-        except KeyError:
-            faults += [fault(source if location == "body" else None, (location, name), *MISSING)] if required else []
     if faults:
         raise Refused(422, faults)
     return values
 
 
-async def read_object(request: Request) -> dict[str, Any]:
+def header(scope: Scope, name: bytes) -> str | None:
+    """Return a header, its lines as one if it has several (RFC 9110, section 5.3)."""
+    lines = [value for key, value in scope["headers"] if key == name]
+    return b", ".join(lines).decode("latin-1") if lines else None
+
+
+async def read_object(scope: Scope, receive: Receive) -> dict[str, Any]:
     """Return the JSON object in the body; raises 415, 413, 408, 400, 422."""
-    if not JSON_TYPE.match(request.headers.get("content-type", "")):
+    if not JSON_TYPE.match(header(scope, b"content-type") or ""):
         raise Refused(415, "Send the body with Content-Type: application/json (curl: --json)")
-    body, size, more = bytearray(), int(request.headers.get("content-length", 0)), True
+    body, size, more = b"", int(header(scope, b"content-length") or 0), True
+    task: Any = asyncio.current_task()
+    while more and size <= MAX_BODY:
+        timer = task.get_loop().call_later(BODY_TIMEOUT, task.cancel, PAUSED)  # asyncio.timeout() is much slower
+        message = await receive()
+        timer.cancel()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        size, more = len(body), message.get("more_body", False)
+    if size > MAX_BODY:
+        raise Refused(413, f"The body is larger than {MAX_BODY} bytes")
     try:
-        while more and size <= MAX_BODY:
-            async with asyncio.timeout(BODY_TIMEOUT):
-                message = await request.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            body += message.get("body", b"")
-            size, more = len(body), message.get("more_body", False)
-        if size > MAX_BODY:
-            raise Refused(413, f"The body is larger than {MAX_BODY} bytes")
         value = decode(body.decode().removeprefix("\ufeff")) if body else None
-    except TimeoutError:
-        raise Refused(408, f"No more of the body came for {BODY_TIMEOUT} s", {b"connection": b"close"}) from None
     except ValueError as error:  # not JSON, not UTF-8, or a number that int() refuses
-        if not isinstance(error, json.JSONDecodeError) or "utf-8" not in json.detect_encoding(bytes(body)):
+        if not isinstance(error, json.JSONDecodeError) or "utf-8" not in json.detect_encoding(body):
             raise Refused(400, UNREADABLE) from None
         raise Refused(422, [fault({}, ("body", error.pos), *NO_JSON, {"error": error.msg})]) from None
     if not isinstance(value, dict):
@@ -281,40 +279,38 @@ async def read_object(request: Request) -> dict[str, Any]:
 # Operations
 
 
-def represent(request: Request, text: str, headers: Mapping[bytes, bytes] = {}) -> Answer:
+def represent(scope: Scope, text: str, headers: Mapping[bytes, bytes] = {}) -> Answer:
     """Answer with a representation, or with 304 if the client has it (RFC 9110, section 13.1.2)."""
-    tag = etag(text).encode()
-    headers = {b"etag": tag, b"cache-control": b"no-cache", **headers}
-    known = b", ".join([value for name, value in request["headers"] if name == b"if-none-match"])
-    same = tag in known or known == b"*"
-    return (304, b"", headers) if same and request.method in ("GET", "HEAD") else (200, text.encode(), headers)
+    tag = etag(text)
+    headers = {b"etag": tag.encode(), b"cache-control": b"no-cache", **headers}
+    known = scope["method"] in ("GET", "HEAD") and header(scope, b"if-none-match")
+    return (304, b"", headers) if known and (tag in known or known == "*") else (200, text.encode(), headers)
 
 
-async def show(statement: str, headers: Mapping[bytes, bytes], request: Request, db: Database) -> Answer:
+async def show(statement: str, headers: Mapping[bytes, bytes], scope: Scope, receive: Receive, db: Database) -> Answer:
     return 200, db.read(statement, {"token": TOKEN is not None, "openapi": db.openapi}).encode(), headers
 
 
-async def create_task(request: Request, db: Database) -> Answer:
-    body = await read_object(request)
-    values = validate(("body", body, "name done", True), ("header", request.headers, "idempotency-key", False))
-    key = values.pop("idempotency-key", None)
+async def create_task(scope: Scope, receive: Receive, db: Database) -> Answer:
+    body, headers = await read_object(scope, receive), {"idempotency-key": header(scope, b"idempotency-key")}
+    values = validate(("body", body, TASK, True), ("header", headers, list(headers), True))
+    key = values.pop("idempotency-key")
     text = await db.write("create_task", {**values, "key": key, "request": key and etag(json.dumps(values))})
     if not text:
         reused = "idempotency_key_reused", "Idempotency-Key was used for a request with another body"
         raise Refused(422, [fault(key, ("header", "idempotency-key"), *reused)])
-    location = f"{request['root_path']}/tasks/{text.rpartition(':')[2][:-1]}".encode()
-    return represent(request, text, {b"location": location})
+    return represent(scope, text, {b"location": f"{scope['root_path']}/tasks/{text.rpartition(':')[2][:-1]}".encode()})
 
 
-async def list_tasks(request: Request, db: Database) -> Answer:
-    params = request.query_params
-    query = {"done": None, "q": None, "limit": None, "after": 0, **validate(("query", params, LIST, False))}
+async def list_tasks(scope: Scope, receive: Receive, db: Database) -> Answer:
+    pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    query = {"done": None, "q": None, "limit": None, "after": 0, **validate(("query", dict(pairs), LIST, False))}
     texts, last = await db.read_tasks(query)
     if last and not query["limit"]:
         return 200, stream_tasks(db, query, texts, last), {}
-    rest = urlencode([item for item in params.multi_items() if item[0] != "after"] + [("after", last)])
-    link = f'<{request["root_path"]}/tasks?{rest}>; rel="next"'.encode()
-    return represent(request, f"[{','.join(texts)}]", {b"link": link} if last else {})
+    rest = [pair for pair in pairs if pair[0] != "after"] + [("after", str(last))]
+    link = {b"link": f'<{scope["root_path"]}/tasks?{urlencode(rest)}>; rel="next"'.encode()} if last else {}
+    return represent(scope, f"[{','.join(texts)}]", link)
 
 
 async def stream_tasks(db: Database, query: dict[str, Any], texts: list[str], last: int) -> AsyncIterator[bytes]:
@@ -326,62 +322,62 @@ async def stream_tasks(db: Database, query: dict[str, Any], texts: list[str], la
     yield b"]"
 
 
-async def delete_tasks(request: Request, db: Database) -> Answer:
-    params = request.query_params
-    names = sorted((name for name, _ in params.multi_items() if name in LIST.split()), key="done".__ne__)
+async def delete_tasks(scope: Scope, receive: Receive, db: Database) -> Answer:
+    pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    params, names = dict(pairs), sorted((name for name, _ in pairs if name in LIST), key="done".__ne__)
     faults = [fault(params[name], ("query", name), *FORBIDDEN) for name in names["done" in params :]]  # but one done
-    return 200, b"%d" % await db.write("delete_tasks", validate(("query", params, "done", True), faults=faults)), {}
+    return 200, b"%d" % await db.write("delete_tasks", validate(("query", params, ["done"], True), faults=faults)), {}
 
 
-async def get_task(request: Request, db: Database) -> Answer:
-    if text := db.read("get_task", request.path_params):
-        return represent(request, text)
+async def get_task(scope: Scope, receive: Receive, db: Database) -> Answer:
+    if text := db.read("get_task", scope["path_params"]):
+        return represent(scope, text)
     raise Refused(404, NO_TASK)
 
 
-async def change_task(statement: str, names: str, required: bool, request: Request, db: Database) -> Answer:
+async def change_task(statement: str, whole: bool | None, scope: Scope, receive: Receive, db: Database) -> Answer:
     """Write the task in the path as the body and If-Match (RFC 9110, section 13.1.1) say; raises 404 and 412."""
-    values = validate(("body", await read_object(request), names, required)) if names else {}
-    tags = ", ".join(request.headers.getlist("if-match")) if "if-match" in request.headers else "*"
-    match = None if tags == "*" else re.sub('W/"[^"]*"', "", tags)
-    parameters = {"name": None, "done": None, **values, **request.path_params, "match": match}
+    values = {} if whole is None else validate(("body", await read_object(scope, receive), TASK, whole))
+    tags = header(scope, b"if-match")
+    match = None if tags is None or tags == "*" else re.sub('W/"[^"]*"', "", tags)
+    parameters = {"name": None, "done": None, **values, **scope["path_params"], "match": match}
     if not (result := await db.write(statement, parameters)):
-        found = db.read("get_task", request.path_params)
+        found = db.read("get_task", scope["path_params"])
         raise Refused(412, "The task has changed: its ETag is not in If-Match") if found else Refused(404, NO_TASK)
-    return represent(request, result) if isinstance(result, str) else (200, b"%d" % result, {})
+    return represent(scope, result) if isinstance(result, str) else (200, b"%d" % result, {})
 
 
-# Routes
-
-
-def require_token(request: Request) -> None:
-    """Raise 401 if there is a token and the request lacks it. A preflight can't have one."""
-    preflight = request.method == "OPTIONS" and "access-control-request-method" in request.headers
-    if TOKEN is None or preflight or request["path"].removeprefix(request["root_path"]) in OPEN:
-        return
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not secrets.compare_digest(token.strip().encode("latin-1"), TOKEN.encode()):
+def require_token(scope: Scope) -> None:
+    """Raise 401 if the request lacks the token. A preflight can't have one."""
+    preflight = scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method") is not None
+    scheme, _, token = (header(scope, b"authorization") or "").partition(" ")
+    right = scheme.lower() == "bearer" and secrets.compare_digest(token.strip().encode("latin-1"), str(TOKEN).encode())
+    if not right and not preflight:
         raise Refused(401, "Not authenticated", {b"www-authenticate": b"Bearer"})
 
 
-class Resource:
+class Resource(BaseRoute):
     """One path: an operation for each method. HEAD, OPTIONS, and 405 follow from those; without any it is 404."""
 
-    def __init__(self, **operations: Callable[[Request, Database], Awaitable[Answer]]) -> None:
+    def __init__(self, path: str, **operations: Callable[[Scope, Receive, Database], Awaitable[Answer]]) -> None:
+        self.path, self.pattern = path, re.compile(path.replace("{id}", r"(?P<id>[^/]*[^/\n])"))
         self.operations = operations | ({"HEAD": operations["GET"]} if "GET" in operations else {})
         self.headers = {b"allow": ", ".join([*self.operations, "OPTIONS"]).encode()}
         if "PATCH" in operations:
             self.headers[b"accept-patch"] = b"application/merge-patch+json, application/json"
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        status, body, headers = await self.answer(request)
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match = scope["type"] == "http" and self.pattern.fullmatch(scope["path"].removeprefix(scope["root_path"]))
+        return (Match.FULL, {"path_params": match.groupdict()}) if match else (Match.NONE, {})
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status, body, headers = await self.answer(scope, receive)
         if ORIGINS:
-            allowed = ORIGINS & {request.headers.get("origin", ""), "*"}
+            allowed = ORIGINS & {header(scope, b"origin") or "", "*"}
             cors = {b"access-control-allow-origin": min(allowed).encode("latin-1"), **CORS} if allowed else {}
             headers = {**headers, b"vary": b"Origin", **cors}
         if not isinstance(body, bytes):
-            response = StreamingResponse(body if request.method == "GET" else (), status)
+            response = StreamingResponse(body if scope["method"] == "GET" else (), status)
             response.raw_headers = [(b"content-type", JSON), *headers.items()]
             await response(scope, receive, send)
             return
@@ -390,22 +386,23 @@ class Resource:
         await send({"type": "http.response.start", "status": status, "headers": headers.items()})
         await send({"type": "http.response.body", "body": body})
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, scope: Scope, receive: Receive) -> Answer:
         """Return the answer to the request; this is where errors become statuses."""
         try:
-            require_token(request)
-            if not self.operations or request["path"].endswith("\n"):  # which Starlette's patterns let pass
-                raise Refused(404, "Not Found")
-            if request.method == "OPTIONS":
+            if TOKEN is not None and self.path not in ("/healthz", "/openapi.json", "/docs"):
+                require_token(scope)
+            if operation := self.operations.get(scope["method"]):
+                return await operation(scope, receive, scope["state"]["database"])
+            if scope["method"] == "OPTIONS" and self.operations:
                 return 204, b"", self.headers
-            if request.method not in self.operations:
-                raise Refused(405, "Method Not Allowed", self.headers)
-            return await self.operations[request.method](request, request["state"]["database"])
+            raise Refused(405, "Method Not Allowed", self.headers) if self.operations else Refused(404, "Not Found")
         except Refused as refused:
             return refused.answer
         except (RecursionError, ClientDisconnect):  # too deep a nest, to read or to repeat in a 422; nobody there
             return Refused(400, UNREADABLE).answer
         except (sqlite3.Error, asyncio.CancelledError) as error:  # which --timeout-graceful-shutdown sends
+            if error.args == (PAUSED,):
+                return Refused(408, PAUSED, {b"connection": b"close"}).answer
             log.error("%s: %s", type(error).__name__, error)
             if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
                 return Refused(507, "The disk is full").answer
@@ -415,18 +412,20 @@ class Resource:
             return Refused(500, "Internal Server Error").answer
 
 
-replace_task = partial(change_task, "update_task", "name done", True)
-update_task = partial(change_task, "update_task", "name done", False)
-delete_task = partial(change_task, "delete_task", "", False)
+# Routes
+
+replace_task = partial(change_task, "update_task", True)
+update_task = partial(change_task, "update_task", False)
+delete_task = partial(change_task, "delete_task", None)
 routes = [  # the busiest first, for Starlette tries them in turn
-    Route("/tasks/{id}", Resource(GET=get_task, PUT=replace_task, PATCH=update_task, DELETE=delete_task)),
-    Route("/tasks", tasks := Resource(GET=list_tasks, POST=create_task, DELETE=delete_tasks)),
-    Route("/tasks/", tasks),
-    Route("/", Resource(GET=partial(show, "get_root", {}))),
-    Route("/info", Resource(GET=partial(show, "get_info", {}))),
-    Route("/healthz", Resource(GET=partial(show, "get_health", NO_STORE))),
-    Route("/openapi.json", Resource(GET=partial(show, "get_openapi", {}))),
-    Route("/docs", Resource(GET=partial(show, "get_docs", {b"content-type": b"text/html; charset=utf-8"}))),
+    Resource("/tasks/{id}", GET=get_task, PUT=replace_task, PATCH=update_task, DELETE=delete_task),
+    Resource("/tasks/?", GET=list_tasks, POST=create_task, DELETE=delete_tasks),
+    Resource("/", GET=partial(show, "get_root", {})),
+    Resource("/info", GET=partial(show, "get_info", {})),
+    Resource("/healthz", GET=partial(show, "get_health", NO_STORE)),
+    Resource("/openapi.json", GET=partial(show, "get_openapi", {})),
+    Resource("/docs", GET=partial(show, "get_docs", {b"content-type": b"text/html; charset=utf-8"})),
+    Resource("(?s:.*)"),
 ]
 
 
@@ -446,5 +445,4 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Database]]:
 
 
 app = Starlette(routes=routes, lifespan=lifespan)
-app.router.redirect_slashes, app.router.default = False, Resource()
 app.middleware_stack = app.router.app  # Resource handles all errors; the layers that Starlette has for that take 5 µs

@@ -3,6 +3,7 @@
 `check_error` is that contract. What is not HTTP, uvicorn refuses by itself: that is in test_input.py.
 """
 
+import asyncio
 import contextlib
 import json
 import select
@@ -16,6 +17,8 @@ from typing import Any
 import httpx
 import pytest
 from conftest import Server
+
+import todo
 
 JSON = {"content-type": "application/json"}
 TASK = b'{"name":"milk","done":false}'
@@ -730,3 +733,18 @@ def test_408_if_the_rest_of_a_body_does_not_come_for_10_seconds(
             future.result()
         assert strict(patient.result()) == {**json.loads(TASK), "id": 1}
         assert len(client.get("/tasks").json()) == 1
+
+
+@pytest.mark.parametrize("path", ["/tasks", "/tasks/1", "/nowhere", "/\n"])
+def test_a_websocket_is_closed_before_it_opens(path: str) -> None:
+    """uvicorn makes a 403 of that. (It asks the app only where a package for WebSockets is installed.)"""
+    sent: list[object] = []
+
+    async def receive() -> dict[str, str]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: object) -> None:
+        sent.append(message)
+
+    asyncio.run(todo.app({"type": "websocket", "path": path, "root_path": "", "headers": []}, receive, send))
+    assert sent == [{"type": "websocket.close", "code": 1000, "reason": ""}]
