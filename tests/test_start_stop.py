@@ -56,6 +56,12 @@ def files(directory: Path) -> list[str]:
 
 
 @pytest.fixture
+def empty() -> Path | None:
+    """Nothing: here servers make their files."""
+    return None
+
+
+@pytest.fixture
 def old(tmp_path: Path) -> Path:
     """A file that has had the first migration only, with tasks in it."""
     db = tmp_path / "old.db"

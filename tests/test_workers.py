@@ -141,15 +141,15 @@ def locked(server: Server, seconds: float) -> Iterator[threading.Event]:
         timer.join()
 
 
-def test_writes_wait_for_a_program_that_holds_the_database_for_3_s(serve: Serve) -> None:
+def test_writes_wait_for_a_program_that_holds_the_database_for_a_while(serve: Serve) -> None:
     server = serve("--workers", "2")
     load, _ = spread(server, 8)
-    with locked(server, 3) as free:
+    with locked(server, 1.5) as free:
         times = read_until(free, server)
         load.wait(answers=1)
         load.stop()
     assert load.statuses.keys() == {200}
-    assert 2.5 < max(client.slowest for client in load.clients) < 4.5
+    assert 1 < max(client.slowest for client in load.clients) < 3
     assert times[len(times) // 2] < 0.02
     load.check(server)
 
@@ -191,7 +191,7 @@ def test_writes_give_up_after_5_s_when_a_program_holds_the_database_longer(serve
                 connections[-1].request("GET", "/info")
                 connections[-1].getresponse().read()
     since = time.monotonic()
-    with locked(server, 7) as free, ThreadPoolExecutor(8) as threads:
+    with locked(server, 6) as free, ThreadPoolExecutor(8) as threads:
         for n, connection in enumerate(connections):
             threads.submit(lambda connection=connection, n=n: free.wait(n / 4) or write(connection, free))
         times = read_until(free, server)
