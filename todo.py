@@ -48,7 +48,8 @@ CORS = {
 MAX_BODY = 2**20  # bytes
 BODY_TIMEOUT = 10  # seconds that a body may pause
 LOCK_TIMEOUT = 5  # seconds that a write waits for another process
-PIECE, PAGE_SIZE = (300, 2**16), 2**20  # tasks and characters of a list read at once; characters that end a page early
+PIECE = 300, 2**16  # tasks, and characters, of a list that are read at once
+PAGE_SIZE = 2**20  # characters after which a page ends early
 log = logging.getLogger("uvicorn.error")
 
 # Database
@@ -215,8 +216,8 @@ def check(name: str, value: Any) -> Any:
         case "done", _:
             raise ValueError("bool_type", "Input should be a valid boolean")
         case "idempotency-key", _:
-            if (found := value and re.fullmatch('"([!-~]{1,255})"|([!#-~][!-~]{0,254})', value)) or value is None:
-                return found and (found[1] or found[2])
+            if found := re.fullmatch('"([!-~]{1,255})"|([!#-~][!-~]{0,254})', value):
+                return found[1] or found[2]
             raise ValueError("idempotency_key_invalid", "Idempotency-Key should be 1 to 255 visible ASCII characters")
         case _ if not re.fullmatch(r"(?=.{1,4300}$)\s*[+-]?[0-9]+(_[0-9]+)*(\.0+)?\s*", value, re.DOTALL):
             raise ValueError("int_parsing", "Input should be a valid integer, unable to parse string as an integer")
@@ -253,7 +254,7 @@ async def read_object(scope: Scope, receive: Receive) -> dict[str, Any]:
     """Return the JSON object in the body; raises 415, 413, 408, 400, 422."""
     if not JSON_TYPE.match(header(scope, b"content-type") or ""):
         raise Refused(415, "Send the body with Content-Type: application/json (curl: --json)")
-    body, size, more = b"", int(header(scope, b"content-length") or 0), True
+    body, size, more = bytearray(), int(header(scope, b"content-length") or 0), True
     task: Any = asyncio.current_task()
     while more and size <= MAX_BODY:
         timer = task.get_loop().call_later(BODY_TIMEOUT, task.cancel, PAUSED)  # asyncio.timeout() is much slower
@@ -268,7 +269,7 @@ async def read_object(scope: Scope, receive: Receive) -> dict[str, Any]:
     try:
         value = decode(body.decode().removeprefix("\ufeff")) if body else None
     except ValueError as error:  # not JSON, not UTF-8, or a number that int() refuses
-        if not isinstance(error, json.JSONDecodeError) or "utf-8" not in json.detect_encoding(body):
+        if not isinstance(error, json.JSONDecodeError) or "utf-8" not in json.detect_encoding(bytes(body)):
             raise Refused(400, UNREADABLE) from None
         raise Refused(422, [fault({}, ("body", error.pos), *NO_JSON, {"error": error.msg})]) from None
     if not isinstance(value, dict):
@@ -292,9 +293,10 @@ async def show(statement: str, headers: Mapping[bytes, bytes], scope: Scope, rec
 
 
 async def create_task(scope: Scope, receive: Receive, db: Database) -> Answer:
-    body, headers = await read_object(scope, receive), {"idempotency-key": header(scope, b"idempotency-key")}
+    body, key = await read_object(scope, receive), header(scope, b"idempotency-key")
+    headers = {} if key is None else {"idempotency-key": key}
     values = validate(("body", body, TASK, True), ("header", headers, list(headers), True))
-    key = values.pop("idempotency-key")
+    key = values.pop("idempotency-key", None)
     text = await db.write("create_task", {**values, "key": key, "request": key and etag(json.dumps(values))})
     if not text:
         reused = "idempotency_key_reused", "Idempotency-Key was used for a request with another body"
