@@ -48,8 +48,7 @@ CORS = {
 MAX_BODY = 2**20  # bytes
 BODY_TIMEOUT = 10  # seconds that a body may pause
 LOCK_TIMEOUT = 5  # seconds that a write waits for another process
-PIECE = 300, 2**16  # tasks, and characters, of a list that are read at once
-PAGE_SIZE = 2**20  # characters after which a page ends early
+PIECE, PAGE_SIZE = (300, 2**16), 2**20  # tasks and characters of a list read at once; characters that end a page early
 log = logging.getLogger("uvicorn.error")
 
 # Database
@@ -73,7 +72,7 @@ class Database:
         for reader in (self.reader, self.searcher):
             reader.execute("PRAGMA query_only = 1")
         self.read("get_task", {"id": "0"})  # fails if the table is another program's
-        self.openapi = self.read("get_openapi", {"token": TOKEN is not None})
+        self.openapi = self.read("get_openapi", {"token": bool(TOKEN), "root": ""})
         if not os.access(path, os.W_OK):
             raise OSError("it can't be written")
 
@@ -219,7 +218,7 @@ def check(name: str, value: Any) -> Any:
             if found := re.fullmatch('"([!-~]{1,255})"|([!#-~][!-~]{0,254})', value):
                 return found[1] or found[2]
             raise ValueError("idempotency_key_invalid", "Idempotency-Key should be 1 to 255 visible ASCII characters")
-        case _ if not re.fullmatch(r"(?=.{1,4300}$)\s*[+-]?[0-9]+(_[0-9]+)*(\.0+)?\s*", value, re.DOTALL):
+        case _ if not re.fullmatch(r"(?=[^\x1c-\x1f]{1,4300}$)\s*[+-]?[0-9]+(_[0-9]+)*(\.0+)?\s*", value):
             raise ValueError("int_parsing", "Input should be a valid integer, unable to parse string as an integer")
         case _ if (number := int(value.partition(".")[0])) < least:
             raise ValueError("greater_than_equal", f"Input should be greater than or equal to {least}", {"ge": least})
@@ -247,7 +246,7 @@ def validate(*parts: tuple[str, Mapping[str, Any], Sequence[str], bool], faults:
 def header(scope: Scope, name: bytes) -> str | None:
     """Return a header, its lines as one if it has several (RFC 9110, section 5.3)."""
     lines = [value for key, value in scope["headers"] if key == name]
-    return b", ".join(lines).decode("latin-1") if lines else None
+    return b", ".join(lines).strip().decode("latin-1") if lines else None
 
 
 async def read_object(scope: Scope, receive: Receive) -> dict[str, Any]:
@@ -289,7 +288,8 @@ def represent(scope: Scope, text: str, headers: Mapping[bytes, bytes] = {}) -> A
 
 
 async def show(statement: str, headers: Mapping[bytes, bytes], scope: Scope, receive: Receive, db: Database) -> Answer:
-    return 200, db.read(statement, {"token": TOKEN is not None, "openapi": db.openapi}).encode(), headers
+    parameters = {"token": bool(TOKEN), "root": scope["root_path"], "openapi": db.openapi}
+    return 200, db.read(statement, parameters).encode(), headers
 
 
 async def create_task(scope: Scope, receive: Receive, db: Database) -> Answer:
@@ -341,7 +341,7 @@ async def change_task(statement: str, whole: bool | None, scope: Scope, receive:
     """Write the task in the path as the body and If-Match (RFC 9110, section 13.1.1) say; raises 404 and 412."""
     values = {} if whole is None else validate(("body", await read_object(scope, receive), TASK, whole))
     tags = header(scope, b"if-match")
-    match = None if tags is None or tags == "*" else re.sub('W/"[^"]*"', "", tags)
+    match = None if tags is None or tags == "*" else " ".join(re.findall(r'(?:^|,)\s*("[^"]*")\s*(?=,|$)', tags))
     parameters = {"name": None, "done": None, **values, **scope["path_params"], "match": match}
     if not (result := await db.write(statement, parameters)):
         found = db.read("get_task", scope["path_params"])

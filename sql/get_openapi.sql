@@ -1,4 +1,4 @@
--- The OpenAPI 3.1 document of this server, as JSON; with :token 1 it says that requests need one.
+-- The OpenAPI 3.1 document of this server below the path :root, as JSON; with :token 1 it says that requests need one.
 -- Operations have traits: a parameter, error or header is for the operations with its trait. What is NULL is left out.
 WITH
 route (n, path, method, id, traits, body, schema, summary, holds) AS (
@@ -149,6 +149,7 @@ operation (n, path, method, json) AS (
 SELECT json_patch('{}', json_object(
     'openapi', '3.1.0',
     'info', json_object('title', 'todo', 'version', '1.0.0', 'description', 'A todo list over HTTP'),
+    'servers', json(iif(:root = '', NULL, json_array(json_object('url', :root)))),
     'paths', (
         SELECT json_group_object(path, (
             SELECT json_group_object(method, json(json))

@@ -108,6 +108,7 @@ HELD = [
     '"W/", {tag}',
 ]
 LOST = ["", "W/{tag}", '"a"', 'W/"a", W/{tag}', '"*"', "{bare}", '"{bare}x"', '"x{bare}"', 'W/{tag}, "a"', "a"]
+LOST += ["w/{tag}", "W/ {tag}", "W/\t{tag}", "/{tag}", "W{tag}", '"a"{tag}', '"a" {tag}', "{tag}x", "{tag};q=1"]
 
 
 @pytest.mark.parametrize(("values", "held"), [(value, True) for value in HELD] + [(value, False) for value in LOST])
@@ -123,6 +124,21 @@ def test_if_match(client: httpx.Client, values: str, held: bool) -> None:
         else:
             check_error(answer, 412)
             assert client.get(path).content == task.content
+
+
+@pytest.mark.parametrize("space", [" ", "\t", " \t "])
+def test_white_space_after_a_header_is_no_part_of_it(server: Server, space: str) -> None:
+    with Wire(server) as wire:
+        key = f"key{len(space)}{ord(space[0])}"
+        created = wire.request("POST", "/tasks", {**JSON, "idempotency-key": key + space}, TASK).answer()
+        assert (
+            wire.request("POST", "/tasks", {**JSON, "idempotency-key": key}, TASK).answer().content == created.content
+        )
+        path = created.headers["location"]
+        for value in ("*", tag(created)):
+            answer = wire.request("PATCH", path, {**JSON, "if-match": value + space}, b"{}").answer()
+            assert answer.content == created.content
+        assert wire.request("GET", path, {"if-none-match": f"*{space}"}).answer().status_code == 304
 
 
 def test_if_match_on_several_lines(client: httpx.Client) -> None:
@@ -557,7 +573,7 @@ def test_unset_the_origins_cost_nothing(client: httpx.Client, server: Server) ->
 # Location
 
 
-def test_location_and_link_stay_below_the_root_path(serve: Callable[..., Server]) -> None:
+def test_location_link_and_document_stay_below_the_root_path(serve: Callable[..., Server]) -> None:
     server = serve("--root-path", "/api")
     with Wire(server) as wire:
         for number in (1, 2):
@@ -566,3 +582,4 @@ def test_location_and_link_stay_below_the_root_path(serve: Callable[..., Server]
         answer = wire.request("GET", "/tasks?limit=1").answer()
         assert answer.headers["link"] == '</api/tasks?limit=1&after=1>; rel="next"'
         assert json.loads(wire.request("GET", "/tasks/2").answer().content)["id"] == 2
+        assert json.loads(wire.request("GET", "/openapi.json").answer().content)["servers"] == [{"url": "/api"}]
