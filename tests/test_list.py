@@ -318,7 +318,7 @@ def test_other_reads_are_answered_while_a_long_list_is_read(long: Server, target
             assert reading.result().status_code == 200
             return max(after - before for before, after in pairwise(times)) / times[-1]
 
-        assert min(longest_wait() for _ in range(5)) < 0.4  # most of it, if the list kept the event loop to itself
+        assert any(longest_wait() < 0.4 for _ in range(5))  # most of it, if the list kept the event loop to itself
 
 
 def test_clients_that_do_not_read_hold_up_nobody(long: Server) -> None:

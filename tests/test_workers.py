@@ -191,7 +191,7 @@ def test_writes_give_up_after_5_s_when_a_program_holds_the_database_longer(serve
                 connections[-1].request("GET", "/info")
                 connections[-1].getresponse().read()
     since = time.monotonic()
-    with locked(server, 6) as free, ThreadPoolExecutor(8) as threads:
+    with locked(server, 5.6) as free, ThreadPoolExecutor(8) as threads:
         for n, connection in enumerate(connections):
             threads.submit(lambda connection=connection, n=n: free.wait(n / 4) or write(connection, free))
         times = read_until(free, server)
