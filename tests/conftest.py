@@ -140,3 +140,14 @@ def pauses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, l
         stopped = [pool.submit(stop_in_the_middle, server, *stop) for stop in STOPS]
         yield server, stopped, pool.submit(trickle, server, "/tasks")
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[None]]:
+    """Writes to a database that another program holds for more than 5 s. They begin in the same way."""
+    from test_workers import give_up
+
+    server = Server(tmp_path_factory.mktemp("held") / "todo.db", "--workers", "2")
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(give_up, server)
+    server.stop()

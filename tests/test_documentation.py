@@ -75,7 +75,7 @@ def page(server: Server) -> str:
 # The document and the code
 
 
-@pytest.mark.usefixtures("pauses")
+@pytest.mark.usefixtures("pauses", "held")
 def test_the_document_has_every_route_and_method(document: Document) -> None:
     served = {(method, route.path.removesuffix("/?")) for route in todo.routes for method in route.operations}
     assert set(operations(document)) == {(method, path) for method, path in served if method not in ("HEAD", "OPTIONS")}
