@@ -30,7 +30,6 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 import yoyo
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
@@ -45,10 +44,8 @@ CORS = {
     b"access-control-allow-headers": b"Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match",
     b"access-control-expose-headers": b"ETag, Link, Location",
 }
-MAX_BODY = 2**20  # bytes
-BODY_TIMEOUT = 10  # seconds that a body may pause
-LOCK_TIMEOUT = 5  # seconds that a write waits for another process
-PIECE, PAGE_SIZE = (300, 2**16), 2**20  # tasks and characters of a list read at once; characters that end a page early
+MAX_BODY, BODY_TIMEOUT, LOCK_TIMEOUT = 2**20, 10, 5  # bytes; seconds that a body may pause, that a write may wait
+PIECE, PIECE_SIZE, MAX_SIZE = 300, 2**16, 2**20  # of a list read at once: tasks, aim and limit in bytes
 log = logging.getLogger("uvicorn.error")
 
 # Database
@@ -99,17 +96,20 @@ class Database:
         """Return the first value that a statement finds, or None."""
         return next(self.reader.execute(SQL[statement], parameters), (None,))[0]
 
-    def fetch(self, reader: sqlite3.Connection, query: dict[str, Any]) -> tuple[list[str], int]:
-        texts, last, (rows, left) = list[str](), 0, (query["limit"], PAGE_SIZE) if query["limit"] else PIECE
-        for id, text in reader.execute(SQL["list_tasks"], {**query, "rows": rows + 1}):
-            if len(texts) == rows or left <= 0:  # this one just shows that more remain
-                return texts, last
-            texts.append(text)
-            last, left = id, left - len(text)
-        return texts, 0
+    def fetch(self, reader: sqlite3.Connection, query: Mapping[str, Any]) -> tuple[str, int]:
+        rows = query["limit"] or PIECE
+        limit = reader.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_SIZE if rows > 1 else 2**31 - 1)
+        try:
+            text, found = reader.execute(SQL["list_tasks"], {**query, "rows": rows + 1}).fetchone()
+        except sqlite3.DataError:  # longer than that
+            return self.fetch(reader, {**query, "limit": rows // 2})
+        finally:
+            reader.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limit)
+        first = text.rpartition(',{"name":')[0] if found > rows else ""  # the last one just shows that more remain
+        return first or text, int(first.rpartition(":")[2][:-1] or 0)
 
-    async def read_tasks(self, query: dict[str, Any]) -> tuple[list[str], int]:
-        """Return the next page or piece of the tasks, and the last one's id if more remain."""
+    async def read_tasks(self, query: Mapping[str, Any]) -> tuple[str, int]:
+        """Return the next page or piece of the tasks, joined by commas, and the last one's id if more remain."""
         if query["q"] is None:
             return self.fetch(self.reader, query)
         return await self.loop.run_in_executor(self.searches, self.fetch, self.searcher, query)  # it may scan all
@@ -171,16 +171,15 @@ def etag(text: str) -> str:
 # Input
 
 JSON_TYPE = re.compile(r"application/([^\s;/]+\+)?json\s*(;|$)", re.IGNORECASE)
-WORDS: dict[object, bool] = dict.fromkeys((1, "1", "true", "t", "yes", "y", "on"), True)
-WORDS |= dict.fromkeys((0, "0", "false", "f", "no", "n", "off"), False)
+WORDS: dict[object, int] = dict.fromkeys((1, "1", "true", "t", "yes", "y", "on"), 1)
+WORDS |= dict.fromkeys((0, "0", "false", "f", "no", "n", "off"), 0)
 BOUNDS = {"limit": (1, 1000), "after": (0, 2**63 - 1)}
 TASK, LIST = ("name", "done"), ("done", "q", "limit", "after")
-JSON, NO_STORE = b"application/json", {b"cache-control": b"no-store"}
+JSON, NO_STORE, NO_TASK = b"application/json", {b"cache-control": b"no-store"}, "Task not found"
 UNREADABLE, PAUSED = "There was an error parsing the body", f"No more of the body came for {BODY_TIMEOUT} s"
-MISSING, NO_JSON = ("missing", "Field required"), ("json_invalid", "JSON decode error")
+MISSING, FORBIDDEN = ("missing", "Field required"), ("extra_forbidden", "Extra inputs are not permitted")
+NO_JSON, NO_STRING = ("json_invalid", "JSON decode error"), ("string_type", "Input should be a valid string")
 NO_OBJECT = "model_attributes_type", "Input should be a valid dictionary or object to extract fields from"
-NO_TASK, FORBIDDEN = "Task not found", ("extra_forbidden", "Extra inputs are not permitted")
-NO_STRING = "string_type", "Input should be a valid string"
 NO_UNICODE = "string_unicode", "Input should be a valid string, unable to parse raw data as a unicode string"
 decode = json.JSONDecoder(  # NaN fails, as any other word does, and 1e400 does not become infinity
     parse_constant=lambda name: json.loads(""), parse_float=lambda text: max(-1e308, min(float(text), 1e308))
@@ -253,14 +252,14 @@ async def read_object(scope: Scope, receive: Receive) -> dict[str, Any]:
     """Return the JSON object in the body; raises 415, 413, 408, 400, 422."""
     if not JSON_TYPE.match(header(scope, b"content-type") or ""):
         raise Refused(415, "Send the body with Content-Type: application/json (curl: --json)")
-    body, size, more = bytearray(), int(header(scope, b"content-length") or 0), True
+    body, size, more = bytearray(), int(dict(scope["headers"]).get(b"content-length", 0)), True
     task: Any = asyncio.current_task()
     while more and size <= MAX_BODY:
         timer = task.get_loop().call_later(BODY_TIMEOUT, task.cancel, PAUSED)  # asyncio.timeout() is much slower
         message = await receive()
         timer.cancel()
         if message["type"] == "http.disconnect":
-            raise ClientDisconnect
+            raise Refused(400, UNREADABLE)  # to nobody
         body += message.get("body", b"")
         size, more = len(body), message.get("more_body", False)
     if size > MAX_BODY:
@@ -296,7 +295,7 @@ async def create_task(scope: Scope, receive: Receive, db: Database) -> Answer:
     body, key = await read_object(scope, receive), header(scope, b"idempotency-key")
     headers = {} if key is None else {"idempotency-key": key}
     values = validate(("body", body, TASK, True), ("header", headers, list(headers), True))
-    key = values.pop("idempotency-key", None)
+    key = values.pop("idempotency-key", "")
     text = await db.write("create_task", {**values, "key": key, "request": key and etag(json.dumps(values))})
     if not text:
         reused = "idempotency_key_reused", "Idempotency-Key was used for a request with another body"
@@ -307,20 +306,21 @@ async def create_task(scope: Scope, receive: Receive, db: Database) -> Answer:
 async def list_tasks(scope: Scope, receive: Receive, db: Database) -> Answer:
     pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     query = {"done": None, "q": None, "limit": None, "after": 0, **validate(("query", dict(pairs), LIST, False))}
-    texts, last = await db.read_tasks(query)
+    text, last = await db.read_tasks(query)
     if last and not query["limit"]:
-        return 200, stream_tasks(db, query, texts, last), {}
+        return 200, stream_tasks(db, query, text, last), {}
     rest = [pair for pair in pairs if pair[0] != "after"] + [("after", str(last))]
     link = {b"link": f'<{scope["root_path"]}/tasks?{urlencode(rest)}>; rel="next"'.encode()} if last else {}
-    return represent(scope, f"[{','.join(texts)}]", link)
+    return represent(scope, f"[{text}]", link)
 
 
-async def stream_tasks(db: Database, query: dict[str, Any], texts: list[str], last: int) -> AsyncIterator[bytes]:
-    yield f"[{','.join(texts)}".encode()
+async def stream_tasks(db: Database, query: dict[str, Any], text: str, last: int) -> AsyncIterator[bytes]:
+    yield f"[{text}".encode()
     while last:
         await asyncio.sleep(0)  # uvicorn's send() waits only for a slow client
-        texts, last = await db.read_tasks({**query, "after": last})
-        yield "".join([f",{text}" for text in texts]).encode()
+        query["limit"] = max(1, min(PIECE, (query["limit"] or PIECE) * PIECE_SIZE // len(text)))
+        text, last = await db.read_tasks({**query, "after": last})
+        yield f",{text}".encode() if text else b""
     yield b"]"
 
 
@@ -400,7 +400,7 @@ class Resource(BaseRoute):
             raise Refused(405, "Method Not Allowed", self.headers) if self.operations else Refused(404, "Not Found")
         except Refused as refused:
             return refused.answer
-        except (RecursionError, ClientDisconnect):  # too deep a nest, to read or to repeat in a 422; nobody there
+        except RecursionError:  # too deep a nest, to read or to repeat in a 422
             return Refused(400, UNREADABLE).answer
         except (sqlite3.Error, asyncio.CancelledError) as error:  # which --timeout-graceful-shutdown sends
             if error.args == (PAUSED,):
