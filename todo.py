@@ -341,7 +341,7 @@ async def change_task(statement: str, whole: bool | None, scope: Scope, receive:
     """Write the task in the path as the body and If-Match (RFC 9110, section 13.1.1) say; raises 404 and 412."""
     values = {} if whole is None else validate(("body", await read_object(scope, receive), TASK, whole))
     tags = header(scope, b"if-match")
-    match = None if tags is None or tags == "*" else " ".join(re.findall(r'(?:^|,)\s*("[^"]*")\s*(?=,|$)', tags))
+    match = "*" if tags is None or tags == "*" else " ".join(re.findall(r'(?:^|,)\s*("[^"]*")\s*(?=,|$)', tags))
     parameters = {"name": None, "done": None, **values, **scope["path_params"], "match": match}
     if not (result := await db.write(statement, parameters)):
         found = db.read("get_task", scope["path_params"])

@@ -1,5 +1,5 @@
--- Nothing; deletes the task, if its ETag is one of those in match (NULL: any).
+-- Nothing; deletes the task, if its ETag is one of those in match (*: any).
 DELETE FROM task
 WHERE id = :id
   AND CAST(id AS TEXT) = :id
-  AND (:match IS NULL OR instr(:match, etag(json)))
+  AND (:match = '*' OR instr(:match, etag(json)))
