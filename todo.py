@@ -45,7 +45,7 @@ CORS = {
     b"access-control-expose-headers": b"ETag, Link, Location",
 }
 MAX_BODY, BODY_TIMEOUT, LOCK_TIMEOUT = 2**20, 10, 5  # bytes; seconds that a body may pause, that a write may wait
-PIECE, PIECE_SIZE, MAX_SIZE = 300, 2**16, 2**20  # of a list read at once: tasks, aim and limit in bytes
+PIECE, PIECE_SIZE, MAX_SIZE = 300, 2**16, 2**19  # of a list read at once: tasks, aim and limit in bytes
 log = logging.getLogger("uvicorn.error")
 
 # Database
@@ -58,7 +58,7 @@ class Database:
         self.path, self.loop, self.waiting = path, asyncio.get_running_loop(), list[dict[str, Any]]()
         self.writes, self.searches = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         connect = partial(sqlite3.connect, path, isolation_level=None, check_same_thread=False)
-        self.writer, self.reader, self.searcher = connect(), connect(), connect()
+        self.writer, self.reader, self.lister, self.searcher = connect(), connect(), connect(), connect()
         self.writer.create_function("etag", 1, etag, deterministic=True)
         # Workers take turns: SQLite's lock has no queue. Not at the file itself: closing that drops SQLite's locks.
         self.lock = open(f"{path}-lock", "a")  # noqa: SIM115
@@ -66,7 +66,7 @@ class Database:
         self.writer.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
         self.migrate()
         flock(self.lock, LOCK_UN)
-        for reader in (self.reader, self.searcher):
+        for reader in (self.reader, self.lister, self.searcher):
             reader.execute("PRAGMA query_only = 1")
         self.read("get_task", {"id": "0"})  # fails if the table is another program's
         self.openapi = self.read("get_openapi", {"token": bool(TOKEN), "root": ""})
@@ -98,21 +98,19 @@ class Database:
 
     def fetch(self, reader: sqlite3.Connection, query: Mapping[str, Any]) -> tuple[str, int]:
         rows = query["limit"] or PIECE
-        limit = reader.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_SIZE if rows > 1 else 2**31 - 1)
-        try:
-            text, found = reader.execute(SQL["list_tasks"], {**query, "rows": rows + 1}).fetchone()
-        except sqlite3.DataError:  # longer than that
-            return self.fetch(reader, {**query, "limit": rows // 2})
-        finally:
-            reader.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limit)
+        reader.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_SIZE if rows > 1 else 2**31 - 1)
+        text, found = reader.execute(SQL["list_tasks"], {**query, "rows": rows + 1}).fetchone()
         first = text.rpartition(',{"name":')[0] if found > rows else ""  # the last one just shows that more remain
         return first or text, int(first.rpartition(":")[2][:-1] or 0)
 
     async def read_tasks(self, query: Mapping[str, Any]) -> tuple[str, int]:
         """Return the next page or piece of the tasks, joined by commas, and the last one's id if more remain."""
-        if query["q"] is None:
-            return self.fetch(self.reader, query)
-        return await self.loop.run_in_executor(self.searches, self.fetch, self.searcher, query)  # it may scan all
+        try:
+            if query["q"] is None:
+                return self.fetch(self.lister, query)
+            return await self.loop.run_in_executor(self.searches, self.fetch, self.searcher, query)  # it may scan all
+        except sqlite3.DataError:  # longer than MAX_SIZE: half of them then, and not on the loop
+            return await self.read_tasks({**query, "q": query["q"] or "", "limit": (query["limit"] or PIECE) // 2})
 
     async def write(self, statement: str, parameters: Mapping[str, Any]) -> Any:
         """Return what a statement returns, or how many rows it changed, once that is on disk."""
@@ -159,7 +157,7 @@ class Database:
         for executor in (self.writes, self.searches):
             executor.shutdown()
         flock(self.lock, LOCK_EX)
-        for closing in (self.searcher, self.reader, self.writer, self.lock):
+        for closing in (self.searcher, self.lister, self.reader, self.writer, self.lock):
             closing.close()
 
 
