@@ -5,11 +5,13 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -124,9 +126,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def client(server: Server) -> Iterator[httpx.Client]:
     """A client of `server`, whose table is empty again."""
+    with closing(sqlite3.connect(server.db, isolation_level=None)) as db:
+        db.execute("DELETE FROM task")
     with server.client() as client:
-        for done in ("true", "false"):
-            client.delete("/tasks", params={"done": done})
         yield client
 
 
