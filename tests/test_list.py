@@ -350,7 +350,7 @@ def test_clients_that_do_not_read_hold_up_nobody(long: Server) -> None:
             stack.enter_context(slow(long, "/tasks"))
         with long.client() as client:
             assert {client.get(f"/tasks/{id}").status_code for id in range(1, 50)} == {200}
-        assert memory(long) - before < 80 * 2**20  # a piece of 1 MiB each, not 40 MiB
+        assert memory(long) - before < 80 * 2**20  # a piece of half a MiB each, not 40 MiB
     assert len(ask(long, "GET", "/tasks").json()) == ROWS
 
 
