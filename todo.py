@@ -26,10 +26,11 @@ from fcntl import LOCK_EX, LOCK_UN, flock
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import quote, urlencode
 
 import yoyo
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.responses import StreamingResponse
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
@@ -103,12 +104,13 @@ class Database:
         first = text.rpartition(',{"name":')[0] if found > rows else ""  # the last one just shows that more remain
         return first or text, int(first.rpartition(":")[2][:-1] or 0)
 
+    async def search(self, query: Mapping[str, Any]) -> tuple[str, int]:
+        return await self.loop.run_in_executor(self.searches, self.fetch, self.searcher, query)  # it may scan all
+
     async def read_tasks(self, query: Mapping[str, Any]) -> tuple[str, int]:
         """Return the next page or piece of the tasks, joined by commas, and the last one's id if more remain."""
         try:
-            if query["q"] is None:
-                return self.fetch(self.lister, query)
-            return await self.loop.run_in_executor(self.searches, self.fetch, self.searcher, query)  # it may scan all
+            return self.fetch(self.lister, query) if query["q"] is None else await self.search(query)
         except sqlite3.DataError:  # longer than MAX_SIZE: half of them then, and not on the loop
             return await self.read_tasks({**query, "q": query["q"] or "", "limit": (query["limit"] or PIECE) // 2})
 
@@ -250,7 +252,7 @@ async def read_object(scope: Scope, receive: Receive) -> dict[str, Any]:
     """Return the JSON object in the body; raises 415, 413, 408, 400, 422."""
     if not JSON_TYPE.match(header(scope, b"content-type") or ""):
         raise Refused(415, "Send the body with Content-Type: application/json (curl: --json)")
-    body, size, more = bytearray(), int(dict(scope["headers"]).get(b"content-length", 0)), True
+    body, size, more = bytearray(), int(header(scope, b"content-length") or 0), True
     task: Any = asyncio.current_task()
     while more and size <= MAX_BODY:
         timer = task.get_loop().call_later(BODY_TIMEOUT, task.cancel, PAUSED)  # asyncio.timeout() is much slower
@@ -302,7 +304,7 @@ async def create_task(scope: Scope, receive: Receive, db: Database) -> Answer:
 
 
 async def list_tasks(scope: Scope, receive: Receive, db: Database) -> Answer:
-    pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    pairs = QueryParams(scope["query_string"]).multi_items()
     query = {"done": None, "q": None, "limit": None, "after": 0, **validate(("query", dict(pairs), LIST, False))}
     text, last = await db.read_tasks(query)
     if last and not query["limit"]:
@@ -323,7 +325,7 @@ async def stream_tasks(db: Database, query: dict[str, Any], text: str, last: int
 
 
 async def delete_tasks(scope: Scope, receive: Receive, db: Database) -> Answer:
-    pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    pairs = QueryParams(scope["query_string"]).multi_items()
     params, names = dict(pairs), sorted((name for name, _ in pairs if name in LIST), key="done".__ne__)
     faults = [fault(params[name], ("query", name), *FORBIDDEN) for name in names["done" in params :]]  # but one done
     return 200, b"%d" % await db.write("delete_tasks", validate(("query", params, ["done"], True), faults=faults)), {}
@@ -362,9 +364,8 @@ class Resource(BaseRoute):
     def __init__(self, path: str, **operations: Callable[[Scope, Receive, Database], Awaitable[Answer]]) -> None:
         self.path, self.pattern = path, re.compile(path.replace("{id}", r"(?P<id>[^/]*[^/\n])"))
         self.operations = operations | ({"HEAD": operations["GET"]} if "GET" in operations else {})
-        self.headers = {b"allow": ", ".join([*self.operations, "OPTIONS"]).encode()}
-        if "PATCH" in operations:
-            self.headers[b"accept-patch"] = b"application/merge-patch+json, application/json"
+        accept = {b"accept-patch": b"application/merge-patch+json, application/json"} if "PATCH" in operations else {}
+        self.headers = {b"allow": ", ".join([*self.operations, "OPTIONS"]).encode(), **accept}
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match = scope["type"] == "http" and self.pattern.fullmatch(scope["path"].removeprefix(scope["root_path"]))
