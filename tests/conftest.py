@@ -115,9 +115,9 @@ def serve(tmp_path: Path, empty: Path | None) -> Iterator[Callable[..., Server]]
             server.kill()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for the tests of a file that do not care what else is in it."""
+    """One server for all tests that do not care what else is in its file."""
     server = Server(tmp_path_factory.mktemp("server") / "todo.db")
     yield server
     assert server.stop() in (0, -signal.SIGTERM), server.log
