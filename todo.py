@@ -38,7 +38,7 @@ from starlette.types import Receive, Scope, Send
 # Settings
 
 SQL = {file.stem: file.read_text() for file in Path(__file__).parent.glob("sql/*.sql")}
-TOKEN = os.environ.get("TODO_TOKEN")
+TOKEN = os.environb.get(b"TODO_TOKEN", b"").strip() if "TODO_TOKEN" in os.environ else None
 ORIGINS = {origin.strip() for origin in os.environ.get("TODO_CORS_ORIGINS", "").split(",")} - {""}
 CORS = {
     b"access-control-allow-methods": b"GET, HEAD, POST, PUT, PATCH, DELETE",
@@ -353,7 +353,7 @@ def require_token(scope: Scope) -> None:
     """Raise 401 if the request lacks the token. A preflight can't have one."""
     preflight = scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method") is not None
     scheme, _, token = (header(scope, b"authorization") or "").partition(" ")
-    right = scheme.lower() == "bearer" and secrets.compare_digest(token.strip().encode("latin-1"), str(TOKEN).encode())
+    right = scheme.lower() == "bearer" and secrets.compare_digest(token.strip().encode("latin-1"), TOKEN or b"")
     if not right and not preflight:
         raise Refused(401, "Not authenticated", {b"www-authenticate": b"Bearer"})
 
@@ -434,10 +434,10 @@ routes = [  # the busiest first, for Starlette tries them in turn
 async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Database]]:
     path = os.path.abspath(os.environ.get("TODO_DB") or "todo.db")
     try:
-        if TOKEN is not None and not TOKEN.strip():
+        if TOKEN == b"":
             raise OSError("TODO_TOKEN is empty")
         database = Database(path)
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, ValueError) as error:
         log.critical("Can't serve the database %s: %s", path, error)
         logging.disable()  # that is enough: Starlette would have the traceback logged
         raise

@@ -111,7 +111,7 @@ class Wire:
         if body and not {"content-length", "transfer-encoding"} & {name.lower() for name in fields}:
             fields["Content-Length"] = str(len(body))
         lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in fields.items()]]
-        return self.send("\r\n".join([*lines, "", ""]).encode() + body)
+        return self.send("\r\n".join([*lines, "", ""]).encode(errors="surrogateescape") + body)
 
     def answer(self, head: bool = False) -> httpx.Response:
         """The next answer; raises ConnectionError if there is none."""

@@ -342,15 +342,15 @@ def test_60_clients_with_one_key_and_two_bodies_create_one_task(four: Server) ->
 
 # The token
 
-SECRET = "s3cret-ü"
+SECRET = "s3cret-ü\udcff"  # the last byte is not UTF-8
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a token and two allowed origins."""
+    """A server with a token, read from a file with a newline at its end, and two allowed origins."""
     origins = "https://a.example, http://localhost:3000"
     db = tmp_path_factory.mktemp("guarded") / "todo.db"
-    with running(db, TODO_TOKEN=SECRET, TODO_CORS_ORIGINS=origins) as server:
+    with running(db, TODO_TOKEN=f"{SECRET}\n", TODO_CORS_ORIGINS=origins) as server:
         yield server
 
 

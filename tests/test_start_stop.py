@@ -243,6 +243,13 @@ def test_a_file_that_cant_serve_stops_the_start_with_one_sentence_and_stays_as_i
     assert content(db) == before
 
 
+def test_a_path_that_is_not_unicode_stops_the_start_with_one_sentence(serve: Serve, tmp_path: Path) -> None:
+    server = serve(db=tmp_path / "\udcff.db")
+    assert server.wait() == 3
+    assert server.log.count(str(tmp_path)) == 1
+    assert "Traceback" not in server.log
+
+
 def content(db: Path) -> list[str] | bytes | None:
     if not db.is_file():
         return None
