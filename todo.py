@@ -46,7 +46,7 @@ CORS = {
     b"access-control-expose-headers": b"ETag, Link, Location",
 }
 MAX_BODY, BODY_TIMEOUT, LOCK_TIMEOUT = 2**20, 10, 5  # bytes; seconds that a body may pause, that a write may wait
-PIECE, PIECE_SIZE, MAX_SIZE = 300, 2**16, 2**19  # of a list read at once: tasks, aim and limit in bytes
+PIECE, PIECE_AIM, PIECE_MAX = 300, 2**16, 2**19  # of a list read at once: tasks, characters aimed at, bytes
 log = logging.getLogger("uvicorn.error")
 
 # Database
@@ -98,20 +98,20 @@ class Database:
         return next(self.reader.execute(SQL[statement], parameters), (None,))[0]
 
     def fetch(self, reader: sqlite3.Connection, query: Mapping[str, Any]) -> tuple[str, int]:
-        rows = query["limit"] or PIECE
-        reader.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_SIZE if rows > 1 else 2**31 - 1)
+        rows, most = query["limit"] or PIECE, MAX_BODY if query["q"] else PIECE_MAX  # a search passes long names over
+        reader.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, most if rows > 1 else 2**31 - 1)
         text, found = reader.execute(SQL["list_tasks"], {**query, "rows": rows + 1}).fetchone()
-        first = text.rpartition(',{"name":')[0] if found > rows else ""  # the last one just shows that more remain
-        return first or text, int(first.rpartition(":")[2][:-1] or 0)
+        tasks = text.rpartition(',{"name":')[0] if found > rows else text  # the last one just shows that more remain
+        return tasks, int(tasks.rpartition(":")[2][:-1]) if found > rows else 0
 
     async def search(self, query: Mapping[str, Any]) -> tuple[str, int]:
         return await self.loop.run_in_executor(self.searches, self.fetch, self.searcher, query)  # it may scan all
 
     async def read_tasks(self, query: Mapping[str, Any]) -> tuple[str, int]:
-        """Return the next page or piece of the tasks, joined by commas, and the last one's id if more remain."""
+        """Return the next page or piece of the tasks, joined by commas, and the last one's id, or 0 if none remain."""
         try:
             return self.fetch(self.lister, query) if query["q"] is None else await self.search(query)
-        except sqlite3.DataError:  # longer than MAX_SIZE: half of them then, and not on the loop
+        except sqlite3.DataError:  # longer than PIECE_MAX: half of them then, and not on the loop
             return await self.read_tasks({**query, "q": query["q"] or "", "limit": (query["limit"] or PIECE) // 2})
 
     async def write(self, statement: str, parameters: Mapping[str, Any]) -> Any:
@@ -318,7 +318,7 @@ async def stream_tasks(db: Database, query: dict[str, Any], text: str, last: int
     yield f"[{text}".encode()
     while last:
         await asyncio.sleep(0)  # uvicorn's send() waits only for a slow client
-        query["limit"] = max(1, min(PIECE, (query["limit"] or PIECE) * PIECE_SIZE // len(text)))
+        query["limit"] = max(1, min(PIECE, (query["limit"] or PIECE) * PIECE_AIM // len(text)))
         text, last = await db.read_tasks({**query, "after": last})
         yield f",{text}".encode() if text else b""
     yield b"]"

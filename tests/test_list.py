@@ -276,6 +276,13 @@ def test_long_names_are_streamed_in_flat_memory(serve: Callable[..., Server]) ->
         assert memory(server) - before < 25 * 2**20  # of 29
 
 
+def test_a_search_passes_over_long_names_and_fills_its_page(client: httpx.Client, server: Server) -> None:
+    names = ["rare one", "x" * 1_000_000, "rare two", "rare three"]
+    insert(server, [(name, False) for name in names])
+    found = [[task["name"] for task in page] for page in pages(client, {"q": "rare", "limit": 2})]
+    assert found == [["rare one", "rare two"], ["rare three"]]
+
+
 def slow(server: Server, target: str) -> Wire:
     """A client that reads one line of the answer, and so holds up what the kernel's buffers do not take."""
     wire = Wire(server)
