@@ -61,7 +61,7 @@ class Database:
         connect = partial(sqlite3.connect, path, isolation_level=None, check_same_thread=False)
         self.writer, self.reader, self.lister, self.searcher = connect(), connect(), connect(), connect()
         self.writer.create_function("etag", 1, etag, deterministic=True)
-        # Workers take turns: SQLite's lock has no queue. Not at the file itself: closing that drops SQLite's locks.
+        # Workers take turns: SQLite's lock has no queue. It is not the database: closing that drops SQLite's own locks.
         self.lock = open(f"{path}-lock", "a")  # noqa: SIM115
         flock(self.lock, LOCK_EX)
         self.writer.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
@@ -115,10 +115,10 @@ class Database:
             return await self.read_tasks({**query, "q": query["q"] or "", "limit": (query["limit"] or PIECE) // 2})
 
     async def write(self, statement: str, parameters: Mapping[str, Any]) -> Any:
-        """Return what a statement returns, or how many rows it changed, once that is on disk."""
+        """Return what a statement returns, or how many rows it changed, once that is on disk; raises sqlite3.Error."""
         write = {"statement": SQL[statement], "parameters": parameters, "deadline": time.monotonic() + LOCK_TIMEOUT}
         self.waiting.append(write)
-        if len(self.waiting) == 1:  # the others wait for the commit that the first one asks for
+        if len(self.waiting) == 1:  # else a commit that takes it is asked for, or is taking it just now
             self.committed = asyncio.Event()
             self.writes.submit(self.commit_waiting, self.committed)
         await self.committed.wait()
@@ -138,7 +138,7 @@ class Database:
             self.loop.call_soon_threadsafe(committed.set)
 
     def commit(self, group: list[dict[str, Any]]) -> None:
-        """Carry out all these writes in one transaction or, if that fails, each in its own."""
+        """Carry out these writes (none, if the last group took them) in one transaction, or each alone if that fails."""
         try:
             patience = max(0, min((write["deadline"] for write in group), default=0) - time.monotonic())
             self.writer.execute(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
@@ -148,10 +148,11 @@ class Database:
                 write["outcome"] = rows[0][0] if rows else cursor.rowcount
             self.writer.execute("COMMIT")
         except Exception as error:
-            self.writer.rollback()
             for write in group:
                 write["outcome"] = error
-                if len(group) > 1 and getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_BUSY:
+            self.writer.rollback()
+            if len(group) > 1 and getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_BUSY:
+                for write in group:
                     self.commit([write])
 
     def close(self) -> None:
@@ -259,7 +260,7 @@ async def read_object(scope: Scope, receive: Receive) -> dict[str, Any]:
         message = await receive()
         timer.cancel()
         if message["type"] == "http.disconnect":
-            raise Refused(400, UNREADABLE)  # to nobody
+            raise Refused(400, UNREADABLE)  # nobody is left to read it
         body += message.get("body", b"")
         size, more = len(body), message.get("more_body", False)
     if size > MAX_BODY:
@@ -294,7 +295,7 @@ async def show(statement: str, headers: Mapping[bytes, bytes], scope: Scope, rec
 async def create_task(scope: Scope, receive: Receive, db: Database) -> Answer:
     body, key = await read_object(scope, receive), header(scope, b"idempotency-key")
     headers = {} if key is None else {"idempotency-key": key}
-    values = validate(("body", body, TASK, True), ("header", headers, list(headers), True))
+    values = validate(("body", body, TASK, True), ("header", headers, ["idempotency-key"], False))
     key = values.pop("idempotency-key", "")
     text = await db.write("create_task", {**values, "key": key, "request": key and etag(json.dumps(values))})
     if not text:
@@ -337,9 +338,9 @@ async def get_task(scope: Scope, receive: Receive, db: Database) -> Answer:
     raise Refused(404, NO_TASK)
 
 
-async def change_task(statement: str, whole: bool | None, scope: Scope, receive: Receive, db: Database) -> Answer:
+async def change_task(statement: str, required: bool | None, scope: Scope, receive: Receive, db: Database) -> Answer:
     """Write the task in the path as the body and If-Match (RFC 9110, section 13.1.1) say; raises 404 and 412."""
-    values = {} if whole is None else validate(("body", await read_object(scope, receive), TASK, whole))
+    values = {} if required is None else validate(("body", await read_object(scope, receive), TASK, required))
     tags = header(scope, b"if-match")
     match = "*" if tags is None or tags == "*" else " ".join(re.findall(r'(?:^|,)\s*("[^"]*")\s*(?=,|$)', tags))
     parameters = {"name": None, "done": None, **values, **scope["path_params"], "match": match}
@@ -365,7 +366,7 @@ class Resource(BaseRoute):
         self.path, self.pattern = path, re.compile(path.replace("{id}", r"(?P<id>[^/]*[^/\n])"))
         self.operations = operations | ({"HEAD": operations["GET"]} if "GET" in operations else {})
         accept = {b"accept-patch": b"application/merge-patch+json, application/json"} if "PATCH" in operations else {}
-        self.headers = {b"allow": ", ".join([*self.operations, "OPTIONS"]).encode(), **accept}
+        self.allow = {b"allow": ", ".join([*self.operations, "OPTIONS"]).encode(), **accept}
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match = scope["type"] == "http" and self.pattern.fullmatch(scope["path"].removeprefix(scope["root_path"]))
@@ -374,7 +375,7 @@ class Resource(BaseRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         status, body, headers = await self.answer(scope, receive)
         if ORIGINS:
-            allowed = ORIGINS & {header(scope, b"origin") or "", "*"}
+            allowed = ORIGINS & {header(scope, b"origin") or "", "*"}  # which sorts first
             cors = {b"access-control-allow-origin": min(allowed).encode("latin-1"), **CORS} if allowed else {}
             headers = {**headers, b"vary": b"Origin", **cors}
         if not isinstance(body, bytes):
@@ -395,8 +396,8 @@ class Resource(BaseRoute):
             if operation := self.operations.get(scope["method"]):
                 return await operation(scope, receive, scope["state"]["database"])
             if scope["method"] == "OPTIONS" and self.operations:
-                return 204, b"", self.headers
-            raise Refused(405, "Method Not Allowed", self.headers) if self.operations else Refused(404, "Not Found")
+                return 204, b"", self.allow
+            raise Refused(405, "Method Not Allowed", self.allow) if self.operations else Refused(404, "Not Found")
         except Refused as refused:
             return refused.answer
         except RecursionError:  # too deep a nest, to read or to repeat in a 422
