@@ -5,9 +5,8 @@
     TODO_TOKEN=...                  is what requests must then send: `Authorization: Bearer ...`
     TODO_CORS_ORIGINS=https://...   are the origins, separated by commas, whose pages may call; * for all
 
-A request is validated here, answered by one statement from sql/, and sent. SQLite writes the JSON, in a generated
-column. Reads run on the event loop, a long list piece by piece; searches run in a thread. Writes run in another thread,
-which commits all that wait in one transaction, synced to disk, before it lets any of them be answered.
+A request is validated here, and the JSON that one statement from sql/ returns is sent. Reads run on the event loop, or
+in a thread if they may take long; writes in another, which commits all that wait, synced to disk, then answers them.
 """
 
 import asyncio
@@ -46,7 +45,7 @@ CORS = {
     b"access-control-expose-headers": b"ETag, Link, Location",
 }
 MAX_BODY, BODY_TIMEOUT, LOCK_TIMEOUT = 2**20, 10, 5  # bytes; seconds that a body may pause, that a write may wait
-PIECE, PIECE_AIM, PIECE_MAX = 300, 2**16, 2**19  # of a list read at once: tasks, characters aimed at, bytes
+PIECE, PIECE_AIM, PIECE_MAX = 300, 2**16, 2**20  # of a list read at once: tasks, characters aimed at, bytes
 log = logging.getLogger("uvicorn.error")
 
 # Database
@@ -61,9 +60,9 @@ class Database:
         connect = partial(sqlite3.connect, path, isolation_level=None, check_same_thread=False)
         self.writer, self.reader, self.lister, self.searcher = connect(), connect(), connect(), connect()
         self.writer.create_function("etag", 1, etag, deterministic=True)
-        # Workers take turns: SQLite's lock has no queue. It is not the database: closing that drops SQLite's own locks.
-        self.lock = open(f"{path}-lock", "a")  # noqa: SIM115
-        flock(self.lock, LOCK_EX)
+        self.lister.set_progress_handler(lambda: time.monotonic() > self.end, 200)  # no list keeps the loop longer
+        self.lock = open(f"{path}-lock", "a")  # not the database: closing that drops SQLite's locks  # noqa: SIM115
+        flock(self.lock, LOCK_EX)  # workers take turns: SQLite's own lock has no queue
         self.writer.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
         self.migrate()
         flock(self.lock, LOCK_UN)
@@ -98,21 +97,24 @@ class Database:
         return next(self.reader.execute(SQL[statement], parameters), (None,))[0]
 
     def fetch(self, reader: sqlite3.Connection, query: Mapping[str, Any]) -> tuple[str, int]:
-        rows, most = query["limit"] or PIECE, MAX_BODY if query["q"] else PIECE_MAX  # a search passes long names over
-        reader.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, most if rows > 1 else 2**31 - 1)
+        rows, self.end = query["limit"] or PIECE, time.monotonic() + 0.002
+        reader.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, PIECE_MAX if rows > 1 else 2**31 - 1)
         text, found = reader.execute(SQL["list_tasks"], {**query, "rows": rows + 1}).fetchone()
         tasks = text.rpartition(',{"name":')[0] if found > rows else text  # the last one just shows that more remain
         return tasks, int(tasks.rpartition(":")[2][:-1]) if found > rows else 0
 
     async def search(self, query: Mapping[str, Any]) -> tuple[str, int]:
-        return await self.loop.run_in_executor(self.searches, self.fetch, self.searcher, query)  # it may scan all
+        try:
+            return await self.loop.run_in_executor(self.searches, self.fetch, self.searcher, query)
+        except sqlite3.DataError:  # longer than PIECE_MAX: half of them then
+            return await self.search({**query, "limit": (query["limit"] or PIECE) // 2})
 
     async def read_tasks(self, query: Mapping[str, Any]) -> tuple[str, int]:
         """Return the next page or piece of the tasks, joined by commas, and the last one's id, or 0 if none remain."""
-        try:
-            return self.fetch(self.lister, query) if query["q"] is None else await self.search(query)
-        except sqlite3.DataError:  # longer than PIECE_MAX: half of them then, and not on the loop
-            return await self.read_tasks({**query, "q": query["q"] or "", "limit": (query["limit"] or PIECE) // 2})
+        if query["q"] is None and query["limit"] != 1:  # a search may scan all, a single task be long
+            with contextlib.suppress(sqlite3.Error):  # they are long, or were not read in time
+                return self.fetch(self.lister, query)
+        return await self.search(query)
 
     async def write(self, statement: str, parameters: Mapping[str, Any]) -> Any:
         """Return what a statement returns, or how many rows it changed, once that is on disk; raises sqlite3.Error."""
@@ -138,7 +140,7 @@ class Database:
             self.loop.call_soon_threadsafe(committed.set)
 
     def commit(self, group: list[dict[str, Any]]) -> None:
-        """Carry out these writes (none, if the last group took them) in one transaction, or each alone if that fails."""
+        """Carry out these writes (none, if the last group took them) in one transaction, or each alone if it fails."""
         try:
             patience = max(0, min((write["deadline"] for write in group), default=0) - time.monotonic())
             self.writer.execute(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
@@ -174,8 +176,7 @@ def etag(text: str) -> str:
 JSON_TYPE = re.compile(r"application/([^\s;/]+\+)?json\s*(;|$)", re.IGNORECASE)
 WORDS: dict[object, int] = dict.fromkeys((1, "1", "true", "t", "yes", "y", "on"), 1)
 WORDS |= dict.fromkeys((0, "0", "false", "f", "no", "n", "off"), 0)
-BOUNDS = {"limit": (1, 1000), "after": (0, 2**63 - 1)}
-TASK, LIST = ("name", "done"), ("done", "q", "limit", "after")
+BOUNDS, TASK, LIST = {"limit": (1, 1000), "after": (0, 2**63 - 1)}, ("name", "done"), ("done", "q", "limit", "after")
 JSON, NO_STORE, NO_TASK = b"application/json", {b"cache-control": b"no-store"}, "Task not found"
 UNREADABLE, PAUSED = "There was an error parsing the body", f"No more of the body came for {BODY_TIMEOUT} s"
 MISSING, FORBIDDEN = ("missing", "Field required"), ("extra_forbidden", "Extra inputs are not permitted")
@@ -365,8 +366,7 @@ class Resource(BaseRoute):
     def __init__(self, path: str, **operations: Callable[[Scope, Receive, Database], Awaitable[Answer]]) -> None:
         self.path, self.pattern = path, re.compile(path.replace("{id}", r"(?P<id>[^/]*[^/\n])"))
         self.operations = operations | ({"HEAD": operations["GET"]} if "GET" in operations else {})
-        accept = {b"accept-patch": b"application/merge-patch+json, application/json"} if "PATCH" in operations else {}
-        self.allow = {b"allow": ", ".join([*self.operations, "OPTIONS"]).encode(), **accept}
+        self.allow = {b"allow": ", ".join([*self.operations, "OPTIONS"]).encode()}
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match = scope["type"] == "http" and self.pattern.fullmatch(scope["path"].removeprefix(scope["root_path"]))
