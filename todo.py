@@ -183,8 +183,8 @@ MISSING, FORBIDDEN = ("missing", "Field required"), ("extra_forbidden", "Extra i
 NO_JSON, NO_STRING = ("json_invalid", "JSON decode error"), ("string_type", "Input should be a valid string")
 NO_OBJECT = "model_attributes_type", "Input should be a valid dictionary or object to extract fields from"
 NO_UNICODE = "string_unicode", "Input should be a valid string, unable to parse raw data as a unicode string"
-decode = json.JSONDecoder(  # NaN fails, as any other word does, and 1e400 does not become infinity
-    parse_constant=lambda name: json.loads(""), parse_float=lambda text: max(-1e308, min(float(text), 1e308))
+decode = json.JSONDecoder(  # NaN fails, as any other word does, and 1e400 becomes no infinity
+    parse_constant=lambda name: json.loads(""), parse_float=lambda text: max(-1.797e308, min(float(text), 1.797e308))
 ).decode
 Answer = tuple[int, bytes | AsyncIterator[bytes], Mapping[bytes, bytes]]
 

@@ -573,6 +573,14 @@ def test_422_repeats_an_infinite_number_in_strict_json(server: Server, number: s
         check_error(ask(server, "POST", "/tasks", JSON, body.encode()), 422)
 
 
+@pytest.mark.parametrize("number", ["1.5e308", "-1.79e308", "5e-324", "0.1"])
+def test_422_repeats_a_finite_number_as_it_is(server: Server, number: str) -> None:
+    body = f'{{"name":{number},"done":true}}'
+    check_error(
+        ask(server, "POST", "/tasks", JSON, body.encode()), 422, [entry("string_type", ["body", "name"], float(number))]
+    )
+
+
 def test_422_repeats_half_a_character_in_utf_8(server: Server) -> None:
     for body in (b'{"done":"\\ud800"}', b'{"\\udfff":1}', b'["\\ud800"]', b'{"name":{"\\ud800":"\\udc00"},"done":1}'):
         check_error(ask(server, "POST", "/tasks", JSON, body), 422)
