@@ -230,17 +230,17 @@ def check(name: str, value: Any) -> Any:
 
 def validate(*parts: tuple[str, Mapping[str, Any], Sequence[str], bool], faults: Any = ()) -> dict[str, Any]:
     """Return the named values in parts of a request (location, source, names, all required or not); raises 422."""
-    values, faults = {}, [*faults]
+    values, found = {}, []
     for location, source, name, required in [(at, of, name, must) for at, of, names, must in parts for name in names]:
         try:
             if name in source:
                 values[name] = check(name, source[name])
             elif required:
-                faults.append(fault(source if location == "body" else None, (location, name), *MISSING))
+                found.append(fault(source if location == "body" else None, (location, name), *MISSING))
         except ValueError as error:
-            faults.append(fault(source[name], (location, name), *error.args))
-    if faults:
-        raise Refused(422, faults)
+            found.append(fault(source[name], (location, name), *error.args))
+    if found or faults:
+        raise Refused(422, [*found, *faults])
     return values
 
 
@@ -250,8 +250,8 @@ def header(scope: Scope, name: bytes) -> str | None:
     return b", ".join(lines).strip().decode("latin-1") if lines else None
 
 
-async def read_object(scope: Scope, receive: Receive) -> dict[str, Any]:
-    """Return the JSON object in the body; raises 415, 413, 408, 400, 422."""
+async def read_object(scope: Scope, receive: Receive, *others: Any) -> dict[str, Any]:
+    """Return the JSON object in the body; raises 415, 413, 408, 400, and 422 with the faults in other parts."""
     if not JSON_TYPE.match(header(scope, b"content-type") or ""):
         raise Refused(415, "Send the body with Content-Type: application/json (curl: --json)")
     body, size, more = bytearray(), int(header(scope, b"content-length") or 0), True
@@ -273,7 +273,7 @@ async def read_object(scope: Scope, receive: Receive) -> dict[str, Any]:
             raise Refused(400, UNREADABLE) from None
         raise Refused(422, [fault({}, ("body", error.pos), *NO_JSON, {"error": error.msg})]) from None
     if not isinstance(value, dict):
-        raise Refused(422, [fault(value, ("body",), *(MISSING if value is None else NO_OBJECT))])
+        return validate(*others, faults=[fault(value, ("body",), *(MISSING if value is None else NO_OBJECT))])  # raises
     return value
 
 
@@ -294,9 +294,9 @@ async def show(statement: str, headers: Mapping[bytes, bytes], scope: Scope, rec
 
 
 async def create_task(scope: Scope, receive: Receive, db: Database) -> Answer:
-    body, key = await read_object(scope, receive), header(scope, b"idempotency-key")
-    headers = {} if key is None else {"idempotency-key": key}
-    values = validate(("body", body, TASK, True), ("header", headers, ["idempotency-key"], False))
+    key = header(scope, b"idempotency-key")
+    head = [] if key is None else [("header", {"idempotency-key": key}, ["idempotency-key"], True)]
+    values = validate(*head, ("body", await read_object(scope, receive, *head), TASK, True))
     key = values.pop("idempotency-key", "")
     text = await db.write("create_task", {**values, "key": key, "request": key and etag(json.dumps(values))})
     if not text:
