@@ -97,7 +97,7 @@ class Database:
         return next(self.reader.execute(SQL[statement], parameters), (None,))[0]
 
     def fetch(self, reader: sqlite3.Connection, query: Mapping[str, Any]) -> tuple[str, int]:
-        rows, self.end = query["limit"] or PIECE, time.monotonic() + 0.002
+        rows = query["limit"] or PIECE
         reader.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, PIECE_MAX if rows > 1 else 2**31 - 1)
         text, found = reader.execute(SQL["list_tasks"], {**query, "rows": rows + 1}).fetchone()
         tasks = text.rpartition(',{"name":')[0] if found > rows else text  # the last one just shows that more remain
@@ -113,6 +113,7 @@ class Database:
         """Return the next page or piece of the tasks, joined by commas, and the last one's id, or 0 if none remain."""
         if query["q"] is None and query["limit"] != 1:  # a search may scan all, a single task be long
             with contextlib.suppress(sqlite3.Error):  # they are long, or were not read in time
+                self.end = time.monotonic() + 0.002
                 return self.fetch(self.lister, query)
         return await self.search(query)
 
@@ -177,7 +178,7 @@ JSON_TYPE = re.compile(r"application/([^\s;/]+\+)?json\s*(;|$)", re.IGNORECASE)
 WORDS: dict[object, int] = dict.fromkeys((1, "1", "true", "t", "yes", "y", "on"), 1)
 WORDS |= dict.fromkeys((0, "0", "false", "f", "no", "n", "off"), 0)
 BOUNDS, TASK, LIST = {"limit": (1, 1000), "after": (0, 2**63 - 1)}, ("name", "done"), ("done", "q", "limit", "after")
-JSON, NO_STORE, NO_TASK = b"application/json", {b"cache-control": b"no-store"}, "Task not found"
+JSON, NO_STORE = b"application/json", {b"cache-control": b"no-store"}
 UNREADABLE, PAUSED = "There was an error parsing the body", f"No more of the body came for {BODY_TIMEOUT} s"
 MISSING, FORBIDDEN = ("missing", "Field required"), ("extra_forbidden", "Extra inputs are not permitted")
 NO_JSON, NO_STRING = ("json_invalid", "JSON decode error"), ("string_type", "Input should be a valid string")
@@ -336,7 +337,7 @@ async def delete_tasks(scope: Scope, receive: Receive, db: Database) -> Answer:
 async def get_task(scope: Scope, receive: Receive, db: Database) -> Answer:
     if text := db.read("get_task", scope["path_params"]):
         return represent(scope, text)
-    raise Refused(404, NO_TASK)
+    raise Refused(404, "Task not found")
 
 
 async def change_task(statement: str, required: bool | None, scope: Scope, receive: Receive, db: Database) -> Answer:
@@ -346,17 +347,16 @@ async def change_task(statement: str, required: bool | None, scope: Scope, recei
     match = "*" if tags is None or tags == "*" else " ".join(re.findall(r'(?:^|,)\s*("[^"]*")\s*(?=,|$)', tags))
     parameters = {"name": None, "done": None, **values, **scope["path_params"], "match": match}
     if not (result := await db.write(statement, parameters)):
-        found = db.read("get_task", scope["path_params"])
-        raise Refused(412, "The task has changed: its ETag is not in If-Match") if found else Refused(404, NO_TASK)
+        await get_task(scope, receive, db)  # raises 404 if there is none
+        raise Refused(412, "The task has changed: its ETag is not in If-Match")
     return represent(scope, result) if isinstance(result, str) else (200, b"%d" % result, {})
 
 
 def require_token(scope: Scope) -> None:
     """Raise 401 if the request lacks the token. A preflight can't have one."""
-    preflight = scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method") is not None
     scheme, _, token = (header(scope, b"authorization") or "").partition(" ")
     right = scheme.lower() == "bearer" and secrets.compare_digest(token.strip().encode("latin-1"), TOKEN or b"")
-    if not right and not preflight:
+    if not right and not (scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method")):
         raise Refused(401, "Not authenticated", {b"www-authenticate": b"Bearer"})
 
 
