@@ -1,3 +1,3 @@
-DROP INDEX IF EXISTS task_done;
+DROP INDEX task_done;
 
-DROP TABLE IF EXISTS task;
+DROP TABLE task;

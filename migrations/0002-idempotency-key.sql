@@ -1,4 +1,4 @@
--- The Idempotency-Key that a task was created with, and a digest of that request. They go when the task goes.
+-- The Idempotency-Key that a task was created with, and a digest of that request: they go with it.
 -- depends: 0001-task
 
 ALTER TABLE task ADD COLUMN key TEXT;

@@ -1,7 +1,7 @@
--- The new task; with a key that is already used the task it made, or nothing if that was another request.
--- Without a key both are '', for Python's sqlite3 takes longer to bind None.
+-- The id and the JSON of the new task. With a key that was used before: of the task that it created,
+-- or nothing if the request was another one.
 INSERT INTO task (name, done, key, request)
-VALUES (:name, :done, nullif(:key, ''), nullif(:request, ''))
+VALUES (:name, :done, :key, :request)
 ON CONFLICT (key) WHERE key IS NOT NULL
 DO UPDATE SET key = excluded.key WHERE request = excluded.request
-RETURNING json
+RETURNING id, json

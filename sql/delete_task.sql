@@ -1,5 +1,4 @@
--- Nothing; deletes the task, if its ETag is one of those in match (*: any).
+-- Nothing. Deletes the task, if its JSON is still the one expected (NULL: any).
 DELETE FROM task
 WHERE id = :id
-  AND CAST(id AS TEXT) = :id
-  AND (:match = '*' OR instr(:match, etag(json)))
+  AND (:expected IS NULL OR json = :expected)

@@ -1,3 +1,3 @@
--- Nothing; deletes the tasks with this done.
+-- Nothing. Deletes the tasks with this done.
 DELETE FROM task
 WHERE done = :done

@@ -1,3 +1,4 @@
--- That all is well, once the task table has been read.
-SELECT '{"status":"ok"}'
-FROM (SELECT count(*) FROM (SELECT json FROM task LIMIT 1))
+-- A task, if there is one: reading it shows that the table can be read.
+SELECT json
+FROM task
+LIMIT 1

@@ -1,8 +1,7 @@
--- The task with what is not NULL changed, if its ETag is one of those in match (*: any).
+-- The JSON of the task with what is not NULL changed, if it was still the one expected (NULL: any).
 UPDATE task
 SET name = coalesce(:name, name),
     done = coalesce(:done, done)
 WHERE id = :id
-  AND CAST(id AS TEXT) = :id
-  AND (:match = '*' OR instr(:match, etag(json)))
+  AND (:expected IS NULL OR json = :expected)
 RETURNING json

@@ -1,2 +1,0 @@
--- The name of this implementation.
-SELECT '"starlette"'

@@ -1,2 +1,0 @@
--- The greeting.
-SELECT '"Hello, world!"'
