@@ -35,14 +35,14 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Coroutine,
     Iterator,
     Mapping,
     Sequence,
 )
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
 import yoyo
@@ -71,12 +71,12 @@ STOP_TIMEOUT = 5.0  # seconds that a stop may wait for it
 PIECE = 300  # tasks of a list that are read at once
 LOG_LIMIT = 8 * 2**20  # bytes of SQLite's log (the -wal file) from which it is emptied
 
-DEFAULT_PORTS = {"http": "80", "https": "443"}
 ORIGIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://"
     r"([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])"
     r"(:(?P<port>[1-9][0-9]{0,4}))?"
 )
+DEFAULT_PORTS = [("http", "80"), ("https", "443")]
 
 log = logging.getLogger("uvicorn.error")
 
@@ -85,48 +85,43 @@ class StartRefused(Exception):
     """The server can't start; the text is one sentence that names the setting or the file."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the environment says."""
+class Settings(NamedTuple):
+    """What the environment says, not yet checked."""
 
     database: str
     token: bytes | None
     origins: list[str]
 
-    @classmethod
-    def read(cls, environ: Mapping[str, str]) -> Settings:
-        """Return the settings as they are, not yet checked."""
-        token = environ.get("TODO_TOKEN")
-        origins = environ.get("TODO_CORS_ORIGINS", "").split(",")
-        return cls(
-            database=os.path.realpath(environ.get("TODO_DB") or "todo.db"),
-            token=None if token is None else os.fsencode(token).strip(),
-            origins=[origin.strip() for origin in origins if origin.strip()],
-        )
 
-    def check(self) -> None:
-        """Raise StartRefused for a setting that can't be meant."""
-        if self.token == b"":
-            raise StartRefused("TODO_TOKEN is empty: give it a value, or unset it to need no token")
-        if self.token and re.search(rb"[\x00-\x1f\x7f]", self.token):
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Return the settings as they are."""
+    token = environ.get("TODO_TOKEN")
+    return Settings(
+        database=os.path.realpath(environ.get("TODO_DB") or "todo.db"),
+        token=None if token is None else os.fsencode(token).strip(),
+        origins=environ.get("TODO_CORS_ORIGINS", "").replace(",", " ").split(),
+    )
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise StartRefused for a setting that can't be meant."""
+    if settings.token is not None and not re.fullmatch(rb"[^\x00-\x1f\x7f]+", settings.token):
+        raise StartRefused("TODO_TOKEN is empty, or has characters that no header can carry")
+    for origin in settings.origins:
+        if origin != "*" and not is_origin(origin):
             raise StartRefused(
-                "TODO_TOKEN has a control character in it, which no header can carry"
+                f"TODO_CORS_ORIGINS: {origin!r} is no origin as browsers send it, "
+                "like https://example.com or http://localhost:3000"
             )
-        for origin in self.origins:
-            if origin != "*" and not is_origin(origin):
-                raise StartRefused(
-                    f"TODO_CORS_ORIGINS: {origin!r} is no origin as browsers send it, "
-                    "like https://example.com or http://localhost:3000"
-                )
 
 
 def is_origin(text: str) -> bool:
     """Say whether browsers send this as an Origin (RFC 6454, section 6.2)."""
-    origin = ORIGIN.fullmatch(text)
-    if origin is None:
+    found = ORIGIN.fullmatch(text)
+    if found is None:
         return False
-    port = origin["port"]
-    return port is None or (int(port) < 2**16 and port != DEFAULT_PORTS.get(origin["scheme"]))
+    port = found["port"]
+    return (found["scheme"], port) not in DEFAULT_PORTS and int(port or 0) < 2**16
 
 
 # Input
@@ -137,7 +132,7 @@ UNREADABLE = "There was an error parsing the body"
 WORDS: dict[object, int] = dict.fromkeys((1, "1", "true", "t", "yes", "y", "on"), 1)
 WORDS |= dict.fromkeys((0, "0", "false", "f", "no", "n", "off"), 0)
 
-Check = Callable[[Any], Any]
+Checks = Mapping[str, Callable[[Any], Any]]
 Pairs = list[tuple[str, str]]
 Values = Mapping[str, Any]
 
@@ -163,7 +158,7 @@ class Part(NamedTuple):
 
     place: str
     source: Any
-    checks: Mapping[str, Check]
+    checks: Checks
     required: bool
 
 
@@ -204,11 +199,13 @@ def check_name(value: Any) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:  # half a character, as "\ud800" is
-        expected = "Input should be a valid string, unable to parse raw data as a unicode string"
-        raise Fault("string_unicode", expected) from None
+        raise Fault(
+            "string_unicode",
+            "Input should be a valid string, unable to parse raw data as a unicode string",
+        ) from None
     if len(value) > NAME_LIMIT:
-        expected = f"String should have at most {NAME_LIMIT} characters"
-        raise Fault("string_too_long", expected, {"max_length": NAME_LIMIT})
+        msg = f"String should have at most {NAME_LIMIT} characters"
+        raise Fault("string_too_long", msg, {"max_length": NAME_LIMIT})
     return value
 
 
@@ -219,50 +216,46 @@ def check_done(value: Any) -> int:
         if word in WORDS:
             return WORDS[word]
         if isinstance(word, str) or (word % 1 == 0 and abs(word) < 2**63):
-            expected = "Input should be a valid boolean, unable to interpret input"
-            raise Fault("bool_parsing", expected)
+            msg = "Input should be a valid boolean, unable to interpret input"
+            raise Fault("bool_parsing", msg)
     raise Fault("bool_type", "Input should be a valid boolean")
 
 
-def check_number(least: int, most: int) -> Check:
-    """Return a check for a whole number in ASCII digits that is within these bounds."""
-
-    def check(value: str) -> int:
-        if not (value.isascii() and value.isdigit()):
-            expected = "Input should be a valid integer, unable to parse string as an integer"
-            raise Fault("int_parsing", expected)
-        number = int(value.lstrip("0")[:20] or "0")  # of 20 digits is beyond any bound
-        if number < least:
-            expected = f"Input should be greater than or equal to {least}"
-            raise Fault("greater_than_equal", expected, {"ge": least})
-        if number > most:
-            expected = f"Input should be less than or equal to {most}"
-            raise Fault("less_than_equal", expected, {"le": most})
-        return number
-
-    return check
+def check_number(least: int, most: int, value: str) -> int:
+    """Return a whole number in ASCII digits that is within these bounds; raise Fault."""
+    if not (value.isascii() and value.isdigit()):
+        msg = "Input should be a valid integer, unable to parse string as an integer"
+        raise Fault("int_parsing", msg)
+    number = int(value.lstrip("0")[:20] or "0")  # with 20 digits it is beyond any bound
+    if number < least:
+        msg = f"Input should be greater than or equal to {least}"
+        raise Fault("greater_than_equal", msg, {"ge": least})
+    if number > most:
+        msg = f"Input should be less than or equal to {most}"
+        raise Fault("less_than_equal", msg, {"le": most})
+    return number
 
 
 def check_key(value: str) -> str:
     """Return the Idempotency-Key as it was sent; raise Fault."""
     if not re.fullmatch(KEY_PATTERN, value):
-        expected = f"String should match pattern '{KEY_PATTERN}'"
-        raise Fault("string_pattern_mismatch", expected, {"pattern": KEY_PATTERN})
+        msg = f"String should match pattern '{KEY_PATTERN}'"
+        raise Fault("string_pattern_mismatch", msg, {"pattern": KEY_PATTERN})
     return value
 
 
-def refuse_value(value: object) -> None:
+def refuse_value(value: str) -> None:
     """Raise Fault, for what must not be there."""
     raise Fault("extra_forbidden", "Extra inputs are not permitted")
 
 
-TASK_CHECKS: Mapping[str, Check] = {"name": check_name, "done": check_done}
-KEY_CHECKS: Mapping[str, Check] = {"idempotency-key": check_key}
-LIST_CHECKS: Mapping[str, Check] = {
+TASK_CHECKS: Checks = {"name": check_name, "done": check_done}
+KEY_CHECKS: Checks = {"idempotency-key": check_key}
+LIST_CHECKS: Checks = {
     "done": check_done,
     "q": str,
-    "limit": check_number(1, 1000),
-    "after": check_number(0, 2**63 - 1),
+    "limit": partial(check_number, 1, 1000),
+    "after": partial(check_number, 0, 2**63 - 1),
 }
 
 
@@ -437,7 +430,7 @@ async def get_health(request: Request, database: Database) -> Answer:
     """Check that tasks can be read, and that their file is where it was."""
     database.check_file()
     database.read("get_health", {})
-    return Answer(b'{"status":"ok"}', NO_STORE)
+    return Answer(b'{"status":"ok"}', [NO_STORE])
 
 
 async def get_openapi(request: Request, database: Database) -> Answer:
@@ -459,10 +452,10 @@ def root_path(request: Request) -> str:
 
 def find_task(request: Request, database: Database) -> str:
     """Return the JSON of the task in the path; raise 404."""
-    row = database.read("get_task", request.path_params)
-    if row is None:
+    rows = database.read("get_task", request.path_params)
+    if not rows:
         raise HTTPException(404, "Task not found")
-    return str(row[0])
+    return str(rows[0][0])
 
 
 async def change_task(statement: str, values: Values, request: Request, database: Database) -> Any:
@@ -504,7 +497,7 @@ class Listing:
 
     def read(self) -> list[Row]:
         """Return those of the next tasks that match, and set `more` if others remain to be read."""
-        rows = self.database.read_all(self.statement, {**self.query, "size": self.size + 1})
+        rows = self.database.read(self.statement, {**self.query, "size": self.size + 1})
         self.more = len(rows) > self.size
         rows = rows[: self.size]
         if rows:
@@ -558,6 +551,7 @@ def next_page(request: Request, pairs: Pairs, page: list[Row]) -> Header:
 # Answers and errors
 
 Header = tuple[bytes, bytes]
+Headers = Sequence[Header]
 JSON = b"application/json"
 HTML = b"text/html; charset=utf-8"
 NO_STORE = (b"cache-control", b"no-store")
@@ -567,14 +561,14 @@ class Answer:
     """An answer with a JSON body: does less than Starlette's Response, in a third of its time."""
 
     def __init__(
-        self, body: bytes, *headers: Header, status: int = 200, type: bytes = JSON
+        self, body: bytes, headers: Headers = (), status: int = 200, type: bytes = JSON
     ) -> None:
         self.status = status
         self.body = body
-        self.headers = [*headers]
+        self.headers = headers
         if status not in (204, 304):
-            self.headers.append((b"content-type", type))
-            self.headers.append((b"content-length", b"%d" % len(body)))
+            length = b"%d" % len(body)
+            self.headers = [*headers, (b"content-type", type), (b"content-length", length)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = {"type": "http.response.start", "status": self.status, "headers": self.headers}
@@ -587,16 +581,16 @@ def etag(body: bytes) -> str:
     return f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
 
 
-def represent(request: Request, text: str, *headers: Header) -> Answer:
+def represent(request: Request, text: str, *more: Header) -> Answer:
     """Answer with a representation, or 304 if the client has it (RFC 9110, section 13.1.2)."""
     body = text.encode()
     tag = etag(body)
-    headers = ((b"etag", tag.encode()), (b"cache-control", b"no-cache"), *headers)
-    if request.method in ("GET", "HEAD"):
-        known = header(request, b"if-none-match")
-        if known is not None and (known == "*" or tag in known):
-            return Answer(b"", *headers, status=304)
-    return Answer(body, *headers)
+    headers = [(b"etag", tag.encode()), (b"cache-control", b"no-cache"), *more]
+    known = header(request, b"if-none-match")
+    is_known = known is not None and (known == "*" or tag in known)
+    if is_known and request.method in ("GET", "HEAD"):
+        return Answer(b"", headers, status=304)
+    return Answer(body, headers)
 
 
 def answer_error(error: BaseException) -> Answer:
@@ -632,7 +626,7 @@ def refusal(status: int, detail: object, headers: Mapping[str, str] = {}) -> Ans
     except (ValueError, RecursionError):
         return refusal(400, UNREADABLE)
     encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    return Answer(text.encode(errors="replace"), *encoded, status=status)
+    return Answer(text.encode(errors="replace"), encoded, status)
 
 
 def error_code(error: Exception) -> int:
@@ -658,6 +652,11 @@ async def respond(operation: Operation, scope: Scope, receive: Receive, send: Se
         log.error("An answer broke off: %s: %s", type(error).__name__, error)
 
 
+def route_path(scope: Scope) -> str:
+    """Return the path below the root path."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
 class Resource(BaseRoute):
     """A path with an operation for each method; HEAD, OPTIONS and 405 follow from them.
 
@@ -680,19 +679,18 @@ class Resource(BaseRoute):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http":
             return Match.NONE, {}
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        found = self.pattern.fullmatch(path)
+        found = self.pattern.fullmatch(route_path(scope))
         if found is None:
             return Match.NONE, {}
         return Match.FULL, {"path_params": found.groupdict()}
 
-    def handle(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         operation = self.operations.get(scope["method"], self.refuse_method)
-        return respond(operation, scope, receive, send)
+        await respond(operation, scope, receive, send)
 
     async def get_options(self, request: Request, database: Database) -> Answer:
         """Name the methods of the path."""
-        return Answer(b"", (b"allow", self.allow.encode()), status=204)
+        return Answer(b"", [(b"allow", self.allow.encode())], status=204)
 
     async def refuse_method(self, request: Request, database: Database) -> Answer:
         """Raise 405, or 404 for a path that has no methods at all."""
@@ -723,16 +721,13 @@ class TokenMiddleware:
         self.token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self.is_open(scope) or self.is_allowed(Request(scope)):
+        if scope["type"] != "http" or route_path(scope) in OPEN_PATHS or self.is_in(scope):
             await self.app(scope, receive, send)
         else:
             await respond(self.refuse, scope, receive, send)
 
-    def is_open(self, scope: Scope) -> bool:
-        return scope["path"].removeprefix(scope.get("root_path", "")) in OPEN_PATHS
-
-    def is_allowed(self, request: Request) -> bool:
-        scheme, _, token = (header(request, b"authorization") or "").partition(" ")
+    def is_in(self, scope: Scope) -> bool:
+        scheme, _, token = (header(Request(scope), b"authorization") or "").partition(" ")
         sent = token.strip(" \t").encode("latin-1")
         return scheme.lower() == "bearer" and secrets.compare_digest(sent, self.token)
 
@@ -753,8 +748,8 @@ class Application(Starlette):
         self.environ = environ
 
     def build_middleware_stack(self) -> ASGIApp:
-        settings = Settings.read(self.environ)
-        app: ASGIApp = self.router
+        settings = read_settings(self.environ)
+        app: ASGIApp = self.route
         if settings.token is not None:
             app = TokenMiddleware(app, settings.token)
         if settings.origins:
@@ -769,17 +764,17 @@ class Application(Starlette):
             app = cls(app, *args, **kwargs)
         return app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def route(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            send = in_one_sentence(send)
-        await super().__call__(scope, receive, send)
+            send = partial(send_sentence, send)
+        await self.router.app(scope, receive, send)
 
 
 @contextlib.asynccontextmanager
 async def lifespan(app: Application) -> AsyncIterator[dict[str, Any]]:
     """Open the database, and close it at the end; raise StartRefused."""
-    settings = Settings.read(app.environ)
-    settings.check()
+    settings = read_settings(app.environ)
+    check_settings(settings)
     database = Database(settings.database)
     await database.open()
     log.info("Serving the tasks in %s", settings.database)
@@ -790,16 +785,12 @@ async def lifespan(app: Application) -> AsyncIterator[dict[str, Any]]:
         await database.close()
 
 
-def in_one_sentence(send: Send) -> Send:
-    """Wrap the `send` of a lifespan, so that a refused start is told without its traceback."""
-
-    async def send_sentence(message: Message) -> None:
-        error = sys.exc_info()[1]  # Starlette sends from its handler of the exception
-        if message["type"] == "lifespan.startup.failed" and isinstance(error, StartRefused):
-            message["message"] = str(error)
-        await send(message)
-
-    return send_sentence
+async def send_sentence(send: Send, message: Message) -> None:
+    """Send a message of the lifespan; that of a refused start is one sentence, no traceback."""
+    error = sys.exc_info()[1]  # Starlette sends while it handles the exception
+    if message["type"] == "lifespan.startup.failed" and isinstance(error, StartRefused):
+        message["message"] = str(error)
+    await send(message)
 
 
 app = Application(os.environ)
@@ -835,11 +826,6 @@ class Database:
     The thread alone waits for locks. It also opens the file, brings it up to date, and closes it.
     """
 
-    lock_file: IO[str]
-    writer: sqlite3.Connection
-    reader: sqlite3.Connection
-    file: os.stat_result
-
     def __init__(self, path: str) -> None:
         self.path = path
         self.loop = asyncio.get_running_loop()
@@ -849,7 +835,6 @@ class Database:
         self.queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
         self.turn = asyncio.Lock()
         self.log_limit = LOG_LIMIT
-        self.step = "waiting"
 
     # What the event loop calls
 
@@ -859,18 +844,12 @@ class Database:
         try:
             await asyncio.wait_for(self.opened, START_TIMEOUT)
         except TimeoutError:
-            raise self.refused(f"gave up after {START_TIMEOUT:g} s of {self.step}") from None
+            reason = f"nothing for {START_TIMEOUT:g} s: another process may hold {self.path}-lock"
+            raise StartRefused(f"Can't serve {self.path}: {reason}") from None
         except (sqlite3.Error, OSError, ValueError) as error:
-            raise self.refused(str(error)) from error
+            raise StartRefused(f"Can't serve {self.path}: {error}") from error
 
-    def refused(self, reason: str) -> StartRefused:
-        return StartRefused(f"Can't serve the database {self.path}: {reason}")
-
-    def read(self, statement: str, parameters: Values) -> Any:
-        """Return the first row that a statement finds, or None; raise sqlite3.Error."""
-        return self.reader.execute(SQL[statement], parameters).fetchone()
-
-    def read_all(self, statement: str, parameters: Values) -> list[Row]:
+    def read(self, statement: str, parameters: Values) -> list[Row]:
         """Return the rows that a statement finds; raise sqlite3.Error."""
         return self.reader.execute(SQL[statement], parameters).fetchall()
 
@@ -931,15 +910,13 @@ class Database:
     def open_file(self) -> None:
         """Connect to the file and bring it up to date, one process at a time.
 
-        Raises StartRefused, sqlite3.Error, OSError or ValueError.
+        Raises sqlite3.Error, OSError or ValueError.
         """
         self.check_kind()
-        self.lock_file = open(f"{self.path}-lock", "a")
-        self.step = f"waiting for {self.path}-lock, which another process holds"
+        self.lock_file = open(f"{self.path}-lock", "a")  # noqa: SIM115
         with self.exclusive():
             if self.opened.done():  # it was given up
                 return
-            self.step = "opening it"
             self.writer = self.connect(timeout=WRITE_TIMEOUT)
             self.set_pragmas()
             self.migrate()
@@ -949,17 +926,15 @@ class Database:
             self.file = os.stat(self.path)
 
     def check_kind(self) -> None:
-        """Raise StartRefused for what can't be a database, or not be locked."""
+        """Raise OSError for what can't be a database, or could not be locked."""
         if sqlite3.sqlite_version_info < (3, 37):
-            version = sqlite3.sqlite_version
-            raise self.refused(f"SQLite 3.37 or newer is needed, and this Python has {version}")
-        if not os.path.exists(self.path):
-            return
-        found = os.stat(self.path)
-        if not stat.S_ISREG(found.st_mode):
-            raise self.refused("it is no regular file")
-        if found.st_nlink > 1:
-            raise self.refused("it has several names (hard links), but a lock for each of them")
+            raise OSError(f"it takes SQLite 3.37, and this Python has {sqlite3.sqlite_version}")
+        if os.path.exists(self.path):
+            found = os.stat(self.path)
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError("it is no regular file")
+            if found.st_nlink > 1:
+                raise OSError("it has several names (hard links), each of which has its own lock")
 
     def connect(self, timeout: float) -> sqlite3.Connection:
         """Return a connection that waits so many seconds for locks and begins no transactions."""
@@ -968,23 +943,23 @@ class Database:
         )
 
     def set_pragmas(self) -> None:
-        """Let a commit be on disk when it has ended; raise StartRefused if there is no WAL."""
+        """Let a commit be on disk when it has ended; raise OSError if there is no WAL."""
         mode = self.writer.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
-            raise self.refused("its file system can't hold SQLite's write-ahead log (WAL)")
+            raise OSError("its file system can't hold SQLite's write-ahead log (WAL)")
         self.writer.execute("PRAGMA synchronous = FULL")
         self.writer.execute("PRAGMA fullfsync = ON")  # macOS: without it a sync is none
         self.writer.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT}")
 
     def migrate(self) -> None:
-        """Apply the migrations that the file lacks, all or none; raise StartRefused."""
+        """Apply the migrations that the file lacks, all or none; raise OSError if it has others."""
         migrations = yoyo.read_migrations(glob.escape(str(FOLDER / "migrations")))
         known = {migration.hash for migration in migrations}
         uri = Path(self.path).as_uri().replace("file://", "sqlite:///", 1)
         with yoyo.get_backend(uri) as backend:
             backend.break_lock()  # left by a start that was killed: the lock that counts is ours
             if not known.issuperset(backend.get_applied_migration_hashes()):
-                raise self.refused("it is newer than this server, which lacks a migration of it")
+                raise OSError("it is newer than this server, which lacks a migration of it")
             pending = backend.to_apply(migrations)
             with backend.transaction():
                 for migration in pending:
@@ -1011,7 +986,7 @@ class Database:
         return [write for write in waiting if write is not None]
 
     def carry_out(self, group: list[Write]) -> None:
-        """Commit these writes, but those that were given up, and tell the outcomes."""
+        """Commit these writes, except those that were given up, and tell the outcomes."""
         try:
             with self.exclusive():
                 group = [write for write in group if not write.future.done()]
@@ -1021,28 +996,24 @@ class Database:
                     self.shorten_log()
         except Exception as error:
             for write in group:
-                if write.outcome is None:
-                    write.outcome = error
+                write.outcome = error
         self.tell([(write.future, write.outcome) for write in group])
 
     def commit(self, group: list[Write]) -> None:
         """Commit these writes at once; if that fails, but not for a lock, each alone."""
         try:
-            self.commit_at_once(group)
+            with self.writer:  # commits at the end, or rolls back
+                self.writer.execute("BEGIN IMMEDIATE")
+                for write in group:
+                    write.begun = True
+                    if not write.future.done():
+                        self.execute(write)
         except Exception as error:
             for write in group:
                 write.outcome = error
             if len(group) > 1 and error_code(error) != sqlite3.SQLITE_BUSY:
                 for write in group:
                     self.commit([write])
-
-    def commit_at_once(self, group: list[Write]) -> None:
-        with self.writer:  # commits at the end, or rolls back
-            self.writer.execute("BEGIN IMMEDIATE")
-            for write in group:
-                write.begun = True
-                if not write.future.done():
-                    self.execute(write)
 
     def execute(self, write: Write) -> None:
         """Execute a statement; raise what ended the transaction, which not every error does."""
@@ -1056,18 +1027,17 @@ class Database:
             write.outcome = error
 
     def shorten_log(self) -> None:
-        """Move what a long log holds into the file; if readers are in the way, try again later."""
+        """Move what a long log holds into the file; if that fails, try again when it is longer."""
         size = os.path.getsize(f"{self.path}-wal")
         if size < self.log_limit:
             return
         self.log_limit = size + LOG_LIMIT
-        self.writer.execute("PRAGMA busy_timeout = 100")
-        try:
+        with contextlib.suppress(sqlite3.Error):
+            self.writer.execute("PRAGMA busy_timeout = 100")
             row = self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        finally:
-            self.writer.execute(f"PRAGMA busy_timeout = {WRITE_TIMEOUT * 1000:.0f}")
-        if row[0] == 0:  # nobody was in the way
-            self.log_limit = LOG_LIMIT
+            if row[0] == 0:  # no reader was in the way
+                self.log_limit = LOG_LIMIT
+        self.writer.execute(f"PRAGMA busy_timeout = {WRITE_TIMEOUT * 1000:.0f}")
 
     def close_file(self) -> None:
         """Close the connections: the last one of all workers' moves the log into the file."""
