@@ -208,7 +208,7 @@ def test_what_was_acknowledged_survives_kill_9_in_the_middle_of_a_commit(serve: 
     load.check(serve())
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_what_was_acknowledged_survives_a_hundred_crashes(serve: Serve, tmp_path: Path) -> None:
     for n in range(100):
         server = serve("--workers", "2", db=tmp_path / f"{n}.db")

@@ -161,7 +161,7 @@ def test_starts_that_are_killed_at_random_moments_lose_nothing(serve: Serve, old
     assert sound(old)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_a_hundred_killed_starts_block_no_later_one(serve: Serve, tmp_path: Path) -> None:
     for n in range(100):
         db = tmp_path / f"{n // 2}.db"
