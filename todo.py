@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import gc
 import glob
 import hashlib
@@ -68,7 +69,7 @@ BODY_TIMEOUT = 10.0  # seconds that a body may pause
 WRITE_TIMEOUT = 5.0  # seconds that a write may wait for its turn
 START_TIMEOUT = 30.0  # seconds that a start may wait for the file
 STOP_TIMEOUT = 5.0  # seconds that a stop may wait for it
-PIECE = 300  # tasks of a list that are read at once
+PIECE = 301  # tasks of a list that are read at once: one more than a list with an ETag has
 LOG_LIMIT = 8 * 2**20  # bytes of SQLite's log (the -wal file) from which it is emptied
 
 ORIGIN = re.compile(
@@ -380,13 +381,13 @@ async def list_tasks(request: Request, database: Database) -> Answer | Streaming
     if "limit" in query:
         tasks = await read_page(request, listing, query["limit"])
         page = tasks[: query["limit"]]
-        links = [next_page(request, pairs, page)] if len(tasks) > len(page) else []
-        return represent(request, f"[{join(page)}]", *links)
+        links = [next_page(request, pairs, page[-1])] if len(tasks) > len(page) else []
+        return represent(request, f"[{','.join(page)}]", *links)
     tasks = listing.read()
     if listing.more:
         pieces = stream(request, listing, tasks)
         return StreamingResponse(pieces, media_type="application/json")
-    return represent(request, f"[{join(tasks)}]")
+    return represent(request, f"[{','.join(tasks)}]")
 
 
 async def delete_tasks(request: Request, database: Database) -> Answer:
@@ -484,28 +485,25 @@ def task_has_changed(text: str) -> HTTPException:
 
 
 class Listing:
-    """The tasks that a query asks for, read in pieces, each of which is a short read of its own."""
+    """The tasks that a query asks for, read in pieces: each is a short read of its own."""
 
     def __init__(self, database: Database, query: Values) -> None:
         self.database = database
         self.statement = "list_tasks_by_done" if "done" in query else "list_tasks"
-        self.query = {"q": None, "after": 0, **query}
-        self.size = PIECE
-        self.more = True
+        self.query = {"q": None, "after": 0, "size": PIECE, **query}
         if "limit" in query and "q" not in query:
-            self.size = min(query["limit"] + 1, PIECE)
+            self.query["size"] = min(query["limit"] + 1, PIECE)
+        self.more = True
 
-    def read(self) -> list[Row]:
-        """Return those of the next tasks that match, and set `more` if others remain to be read."""
-        rows = self.database.read(self.statement, {**self.query, "size": self.size + 1})
-        self.more = len(rows) > self.size
-        rows = rows[: self.size]
-        if rows:
-            self.query["after"] = rows[-1][0]
-        return [row for row in rows if row[1] is not None]
+    def read(self) -> list[str]:
+        """Return the JSON of those of the next tasks that match; set `more` if others remain."""
+        [(count, last, lines)] = self.database.read(self.statement, self.query)
+        self.more = count == self.query["size"]
+        self.query["after"] = last
+        return lines.split("\n") if lines else []
 
 
-async def read_page(request: Request, listing: Listing, limit: int) -> list[Row]:
+async def read_page(request: Request, listing: Listing, limit: int) -> list[str]:
     """Return the first tasks of a list: more than the limit, if there are more.
 
     Raises ClientDisconnect if the client leaves while a search goes on.
@@ -519,7 +517,7 @@ async def read_page(request: Request, listing: Listing, limit: int) -> list[Row]
     return tasks
 
 
-async def stream(request: Request, listing: Listing, tasks: list[Row]) -> AsyncIterator[str]:
+async def stream(request: Request, listing: Listing, tasks: list[str]) -> AsyncIterator[str]:
     """Yield the JSON of a list of which these tasks are read, and the others are not yet."""
     if request.method == "HEAD":
         return
@@ -527,7 +525,7 @@ async def stream(request: Request, listing: Listing, tasks: list[Row]) -> AsyncI
     separator = ""
     while True:
         if tasks:
-            yield separator + join(tasks)
+            yield separator + ",".join(tasks)
             separator = ","
         if not listing.more:
             break
@@ -536,15 +534,10 @@ async def stream(request: Request, listing: Listing, tasks: list[Row]) -> AsyncI
     yield "]"
 
 
-def join(tasks: list[Row]) -> str:
-    """Return the JSON of these tasks, with commas between."""
-    return ",".join([text for _, text in tasks])
-
-
-def next_page(request: Request, pairs: Pairs, page: list[Row]) -> Header:
-    """Return the Link to the page behind this one (RFC 8288, section 3)."""
+def next_page(request: Request, pairs: Pairs, last: str) -> Header:
+    """Return the Link to the page after this task (RFC 8288, section 3)."""
     kept = [(name, value) for name, value in pairs if name != "after"]
-    query = urlencode([*kept, ("after", page[-1][0])])
+    query = urlencode([*kept, ("after", json.loads(last)["id"])])
     return b"link", f'<{root_path(request)}/tasks?{query}>; rel="next"'.encode()
 
 
@@ -1063,9 +1056,654 @@ def settle(outcomes: list[tuple[Future, Any]]) -> None:
 
 # Documentation
 
+Described = dict[str, Any]  # a piece of the OpenAPI document
+
+# Generators make a class of each schema with a name, and of each that says it is an object:
+# what nobody needs a class for has neither.
+
+
+def reference(name: str) -> Described:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def response(
+    meaning: str, schema: Described, example: object, headers: Described | None = None
+) -> Described:
+    """Return a response in JSON."""
+    content = {"application/json": {"schema": schema, "example": example}}
+    described = {"description": meaning, "content": content}
+    if headers:
+        described["headers"] = headers
+    return described
+
+
+def error_response(meaning: str, detail: str, headers: Described | None = None) -> Described:
+    return response(meaning, reference("Error"), {"detail": detail}, headers)
+
+
+def request_body(name: str, example: object, *media_types: str) -> Described:
+    content = {"schema": reference(name), "example": example}
+    return {"required": True, "content": dict.fromkeys(media_types, content)}
+
+
+def always(meaning: str, schema: Described, example: object) -> Described:
+    """Return a header that every such response has."""
+    return sometimes(meaning, schema, example) | {"required": True}
+
+
+def sometimes(meaning: str, schema: Described, example: object) -> Described:
+    """Return a header that such a response may have."""
+    return {"description": meaning, "schema": schema, "example": example}
+
+
+def operation(
+    function: Callable[..., object], responses: Described, **members: object
+) -> Described:
+    """Return an operation; its name and its summary are those of the function that does it."""
+    summary = (function.__doc__ or "").partition("\n")[0].rstrip(".")
+    members["responses"] = responses | {"default": OTHER_ERROR}
+    return {"operationId": function.__name__, "summary": summary, **members}
+
+
+TEXT = {"type": "string"}
+COUNT = {"type": "integer", "minimum": 0}
+NAME = {"type": "string", "maxLength": NAME_LIMIT, "description": "What is to do"}
+DONE = {"type": "boolean", "description": "Whether it is done"}
+ID = {"type": "integer", "minimum": 1, "description": "Given by the server, and never again"}
+
+TASK = {"name": "Buy milk", "done": False, "id": 1}
+NEW_TASK = {"name": "Buy milk", "done": False}
+CHANGED_TASK = {"name": "Buy milk", "done": True, "id": 1}
+TAG = '"9c1c27a2b8f5a3ee1ad2bc40"'
+NEXT_PAGE = '</tasks?limit=100&after=100>; rel="next"'
+
+SCHEMAS = {
+    "Task": {
+        "type": "object",
+        "description": "A task",
+        "required": ["name", "done", "id"],
+        "properties": {"name": NAME, "done": DONE, "id": ID},
+    },
+    "NewTask": {
+        "type": "object",
+        "description": "A task without its id, as it is created or replaced",
+        "required": ["name", "done"],
+        "properties": {"name": NAME, "done": DONE},
+    },
+    "TaskPatch": {
+        "type": "object",
+        "description": "What to change of a task; what is not said stays as it is",
+        "properties": {"name": NAME, "done": DONE},
+    },
+    "Error": {
+        "type": "object",
+        "description": "Why there is no other answer",
+        "required": ["detail"],
+        "properties": {"detail": TEXT},
+    },
+    "HTTPValidationError": {
+        "type": "object",
+        "description": "Every fault in what was sent",
+        "required": ["detail"],
+        "properties": {"detail": {"type": "array", "items": reference("ValidationError")}},
+    },
+    "ValidationError": {
+        "type": "object",
+        "description": "A fault in what was sent, in pydantic's words",
+        "required": ["type", "loc", "msg", "input"],
+        "properties": {
+            "type": {"type": "string", "description": "The kind of fault"},
+            "loc": {
+                "type": "array",
+                "description": "Where it is: body, query or header, then the name",
+                "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+            },
+            "msg": {"type": "string", "description": "What is wrong, in a sentence"},
+            "input": {"description": "What was sent there"},
+            "ctx": {"description": "The limit that was passed, by its name"},
+        },
+    },
+}
+
+TASK_ID = {
+    "name": "id",
+    "in": "path",
+    "description": "The id of the task",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 1},
+    "example": 1,
+}
+ONLY_DONE = {
+    "name": "done",
+    "in": "query",
+    "description": "Only the tasks that are done, or those that are not",
+    "schema": {"type": "boolean"},
+    "example": False,
+}
+WHICH_DONE = {
+    "name": "done",
+    "in": "query",
+    "description": "Which tasks: those that are done, or those that are not",
+    "required": True,
+    "schema": {"type": "boolean"},
+    "example": True,
+}
+SEARCH = {
+    "name": "q",
+    "in": "query",
+    "description": "Only the tasks whose name contains this; ASCII letters match in either case",
+    "schema": TEXT,
+    "example": "milk",
+}
+LIMIT = {
+    "name": "limit",
+    "in": "query",
+    "description": "At most this many tasks; while more remain, Link names the next page",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 1000},
+    "example": 100,
+}
+AFTER = {
+    "name": "after",
+    "in": "query",
+    "description": "Only the tasks with a greater id",
+    "schema": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+    "example": 0,
+}
+IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "description": "The ETags that the client has, or *: if one is current, the answer is 304",
+    "schema": TEXT,
+    "example": TAG,
+}
+IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "description": "Only if one of these ETags is current, or with * whichever is",
+    "schema": TEXT,
+    "example": TAG,
+}
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "A name for this request: sent again with it, it creates nothing more",
+    "schema": {"type": "string", "pattern": KEY_PATTERN},
+    "example": "5f0c2a9e",
+}
+
+TASK_HEADERS = {
+    "ETag": always("Changes with the task", TEXT, TAG),
+    "Cache-Control": always("Keep the answer, but ask with its ETag each time", TEXT, "no-cache"),
+}
+NEW_TASK_HEADERS = TASK_HEADERS | {
+    "Location": always("The path of the task", TEXT, "/tasks/1"),
+}
+LIST_HEADERS = {
+    "ETag": sometimes("Changes with the tasks; on a page, and on a short list", TEXT, TAG),
+    "Cache-Control": sometimes("Beside an ETag: keep the answer, but ask again", TEXT, "no-cache"),
+    "Link": sometimes("The next page, while limit leaves more", TEXT, NEXT_PAGE),
+}
+HEALTH_HEADERS = {
+    "Cache-Control": always("Do not keep the answer", TEXT, "no-store"),
+}
+ERROR_HEADERS = {
+    "Retry-After": sometimes("With 503: seconds until the next try", COUNT, 1),
+    "Cache-Control": sometimes("With 503: do not keep the answer", TEXT, "no-store"),
+}
+TOKEN_HEADERS = {
+    "WWW-Authenticate": always("Send Authorization: Bearer and the token", TEXT, "Bearer"),
+}
+
+NOT_MODIFIED = {
+    "description": "If-None-Match holds the current ETag",
+    "headers": TASK_HEADERS,
+}
+NOT_AUTHENTICATED = error_response(
+    "The token is missing or wrong", "Not authenticated", TOKEN_HEADERS
+)
+NOT_FOUND = error_response("There is no such task", "Task not found")
+CHANGED = error_response(
+    "If-Match does not hold the current ETag, which comes in ETag",
+    "The task has changed: its ETag is not in If-Match",
+    TASK_HEADERS,
+)
+INVALID = response(
+    "Something was not sent as it is described here",
+    reference("HTTPValidationError"),
+    {
+        "detail": [
+            {
+                "type": "missing",
+                "loc": ["body", "name"],
+                "msg": "Field required",
+                "input": {"done": False},
+            }
+        ]
+    },
+)
+OTHER_ERROR = error_response(
+    "Any other error; after a 5xx a write may have happened or not: repeat it as it was",
+    "Internal Server Error",
+    ERROR_HEADERS,
+)
+
+PATHS = {
+    "/tasks": {
+        "get": operation(
+            list_tasks,
+            tags=["tasks"],
+            parameters=[ONLY_DONE, SEARCH, LIMIT, AFTER, IF_NONE_MATCH],
+            responses={
+                "200": response(
+                    "The tasks",
+                    {"type": "array", "items": reference("Task")},
+                    [TASK],
+                    LIST_HEADERS,
+                ),
+                "304": NOT_MODIFIED | {"headers": LIST_HEADERS},
+                "422": INVALID,
+            },
+        ),
+        "post": operation(
+            create_task,
+            tags=["tasks"],
+            parameters=[IDEMPOTENCY_KEY],
+            requestBody=request_body("NewTask", NEW_TASK, "application/json"),
+            responses={
+                "200": response(
+                    "The task; if the Idempotency-Key was used before, its task as it is now",
+                    reference("Task"),
+                    TASK,
+                    NEW_TASK_HEADERS,
+                ),
+                "422": INVALID,
+            },
+        ),
+        "delete": operation(
+            delete_tasks,
+            tags=["tasks"],
+            parameters=[WHICH_DONE],
+            responses={"200": response("How many were deleted", COUNT, 3), "422": INVALID},
+        ),
+    },
+    "/tasks/{id}": {
+        "get": operation(
+            get_task,
+            tags=["tasks"],
+            parameters=[TASK_ID, IF_NONE_MATCH],
+            responses={
+                "200": response("The task", reference("Task"), TASK, TASK_HEADERS),
+                "304": NOT_MODIFIED,
+                "404": NOT_FOUND,
+            },
+        ),
+        "put": operation(
+            replace_task,
+            tags=["tasks"],
+            parameters=[TASK_ID, IF_MATCH],
+            requestBody=request_body("NewTask", NEW_TASK, "application/json"),
+            responses={
+                "200": response("The task as it is now", reference("Task"), TASK, TASK_HEADERS),
+                "404": NOT_FOUND,
+                "412": CHANGED,
+                "422": INVALID,
+            },
+        ),
+        "patch": operation(
+            update_task,
+            tags=["tasks"],
+            parameters=[TASK_ID, IF_MATCH],
+            requestBody=request_body(
+                "TaskPatch", {"done": True}, "application/merge-patch+json", "application/json"
+            ),
+            responses={
+                "200": response(
+                    "The task as it is now", reference("Task"), CHANGED_TASK, TASK_HEADERS
+                ),
+                "404": NOT_FOUND,
+                "412": CHANGED,
+                "422": INVALID,
+            },
+        ),
+        "delete": operation(
+            delete_task,
+            tags=["tasks"],
+            parameters=[TASK_ID, IF_MATCH],
+            responses={
+                "200": response("How many were deleted: one", COUNT, 1),
+                "404": NOT_FOUND,
+                "412": CHANGED,
+            },
+        ),
+    },
+    "/": {
+        "get": operation(
+            get_root,
+            tags=["server"],
+            responses={"200": response("The greeting", TEXT, "Hello, world!")},
+        ),
+    },
+    "/info": {
+        "get": operation(
+            get_info,
+            tags=["server"],
+            responses={"200": response("Its name", TEXT, "starlette")},
+        ),
+    },
+    "/healthz": {
+        "get": operation(
+            get_health,
+            tags=["server"],
+            security=[],
+            responses={
+                "200": response(
+                    "They can be",
+                    {"additionalProperties": TEXT},
+                    {"status": "ok"},
+                    HEALTH_HEADERS,
+                ),
+            },
+        ),
+    },
+    "/openapi.json": {
+        "get": operation(
+            get_openapi,
+            tags=["server"],
+            security=[],
+            responses={
+                "200": response("This document", {}, {"openapi": "3.1.0"}),
+            },
+        ),
+    },
+    "/docs": {
+        "get": operation(
+            get_docs,
+            tags=["server"],
+            security=[],
+            responses={
+                "200": {
+                    "description": "The page",
+                    "content": {"text/html": {"schema": TEXT, "example": "<!doctype html>…"}},
+                },
+            },
+        ),
+    },
+}
+
+DOCUMENT = {
+    "openapi": "3.1.0",
+    "info": {
+        "title": "todo",
+        "version": "1.0.0",
+        "description": "A todo list over HTTP",
+    },
+    "security": [],
+    "tags": [
+        {"name": "tasks", "description": "The list, and each task in it"},
+        {"name": "server", "description": "The server itself"},
+    ],
+    "paths": PATHS,
+    "components": {"schemas": SCHEMAS},
+}
+
 
 def openapi(root_path: str, token_required: bool) -> dict[str, Any]:
-    return {}
+    """Return the OpenAPI document of a server below this path, which wants a token or none."""
+    document: dict[str, Any] = copy.deepcopy(DOCUMENT)
+    document["servers"] = [{"url": root_path or "/"}]
+    if token_required:
+        document["security"] = [{"bearer": []}]
+        document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        for operations in document["paths"].values():
+            for described in operations.values():
+                if "security" not in described:
+                    described["responses"]["401"] = NOT_AUTHENTICATED
+    return document
 
 
-PAGE = ""
+PAGE = r"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>todo</title>
+<style>
+:root { color-scheme: light dark; --quiet: #585858; --good: #1765a8; --bad: #b92b2b }
+@media (prefers-color-scheme: dark) { :root { --quiet: #b4b4b4; --good: #74b9f5; --bad: #ff9388 } }
+* { box-sizing: border-box; min-width: 0; margin: 0; overflow-wrap: anywhere }
+html { background: Canvas; font: 1rem/1.5 system-ui, sans-serif }
+body { max-width: 76rem; margin: auto; padding: 1rem }
+header, form, output { display: grid; gap: .75rem; align-content: start }
+h2 { margin-top: 2rem; font-size: 1.25rem }
+h3, h4, label { font-size: 1rem; font-weight: 600 }
+li, dl, pre, input, textarea, small { font-size: .875rem }
+h3, li, dt, pre, input, textarea { font-family: ui-monospace, monospace }
+small { color: var(--quiet); white-space: pre-line }
+label + small { margin-left: .5rem }
+header input { max-width: 28rem }
+a, b, button { color: var(--good) }
+b { display: inline-block; width: 4.5rem }
+ul { columns: 17rem; padding: 0; list-style: none }
+section { margin-top: 1rem; padding: 1rem 1.25rem; border: 1px solid #8885; border-radius: .25rem }
+section:target { border-color: var(--good) }
+section > div { display: grid; gap: 1.5rem 2.5rem; margin-top: 1rem }
+section > div { grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)) }
+input, textarea { display: block; width: 100%; border: 1px solid #888 }
+input, textarea, pre { padding: .4rem .6rem; border-radius: .25rem }
+pre { max-height: 26rem; overflow: auto; background: #8882; white-space: pre-wrap }
+dl { display: grid; grid-template-columns: 4.5rem 1fr; row-gap: .75rem }
+dd small { display: block }
+button { margin-right: .5rem; padding: .35rem 1.25rem; border: 1px solid; border-radius: .25rem }
+button { background: none; font: inherit; cursor: pointer }
+[type=submit] { background: var(--good); color: Canvas }
+output { padding-left: .75rem; border-left: .25rem solid var(--good) }
+output:empty { display: none }
+.bad { border-color: var(--bad) }
+.bad strong, .DELETE b { color: var(--bad) }
+:focus-visible { outline: 2px solid var(--good); outline-offset: 2px }
+</style>
+<header></header>
+<main></main>
+<noscript>
+<p>A script makes this page, and scripts are off here. The same is in
+<a href="openapi.json">openapi.json</a>, and curl can send every request:
+<pre>curl --json '{"name": "Buy milk", "done": false}' http://127.0.0.1:8000/tasks</pre>
+</noscript>
+<script type="module">
+const SHOWN = 100_000  // characters of an answer: a list may be too long to be shown
+const [header, main] = document.querySelectorAll("header, main")
+const token = make("input", { id: "token", type: "password", autocomplete: "off" })
+
+function make(name, attributes, ...children) {
+    const element = document.createElement(name)
+    for (const key in attributes) element.setAttribute(key, attributes[key])
+    element.append(...children)
+    return element
+}
+
+// JSON.parse() rounds large numbers, like 2^63 - 1, where it can't keep their text.
+function parse(text) {
+    return JSON.parse(text, (key, value, context) =>
+        typeof value == "number" && JSON.rawJSON ? JSON.rawJSON(context.source) : value)
+}
+
+function block(text) {
+    return make("pre", { tabindex: 0, "aria-live": "off" }, text)
+}
+
+function show(value) {
+    return typeof value == "string" ? value : JSON.stringify(value)
+}
+
+function pretty(text) {
+    const rest = text.length - SHOWN
+    if (rest > 0) return `${text.slice(0, SHOWN)}\n… and ${rest} more characters, not shown here`
+    try { return JSON.stringify(parse(text), null, 2) } catch { return text }
+}
+
+// What the form asks for, as it is filled in now.
+function read(form, { method, path, secured }) {
+    const query = new URLSearchParams()
+    const headers = []
+    let body
+    for (const { name, value, dataset } of form.querySelectorAll("[data-in]")) {
+        if (dataset.in == "path") path = path.replace(`{${name}}`, encodeURIComponent(value))
+        else if (dataset.in == "body") body = value
+        else if (value && dataset.in == "query") query.append(name, value)
+        else if (value) headers.push([name, value])
+    }
+    if (secured && token.value) headers.push(["Authorization", `Bearer ${token.value}`])
+    const url = new URL(`.${path}`, location)
+    url.search = query
+    return { method, url, headers, body }
+}
+
+function quote(text) {
+    return /^[\w:/.-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`
+}
+
+function curl({ method, url, headers, body }, lacksToken) {
+    const words = ["curl"]
+    if (method != (body === undefined ? "GET" : "POST")) words.push("-X", method)
+    if (lacksToken) words.push('-H "Authorization: Bearer $TODO_TOKEN"')
+    for (const field of headers) words.push("-H", quote(field.join(": ")))
+    if (body !== undefined) words.push("--json", quote(body.replace(/^@/, " @")))  // @ is for files
+    return [...words, quote(url.href)].join(" ")
+}
+
+// fetch() takes each character of a header for a byte.
+function bytes(text) {
+    return String.fromCharCode(...new TextEncoder().encode(text))
+}
+
+async function send({ method, url, headers, body }, output) {
+    const start = performance.now()
+    output.replaceChildren()
+    try {
+        const fields = headers.map(([name, value]) => [name, bytes(value)])
+        if (body !== undefined) fields.push(["Content-Type", "application/json"])
+        const answer = await fetch(url, { method, headers: fields, body, cache: "no-store" })
+        const text = await answer.text()
+        const time = Math.round(performance.now() - start)
+        const status = make("strong", {}, `${answer.status} ${answer.statusText}`)
+        const lines = [...answer.headers].map(field => field.join(": ")).join("\n")
+        output.className = answer.status < 400 ? "good" : "bad"
+        output.replaceChildren(make("p", {}, status, ` in ${time} ms`), block(lines))
+        if (text) output.append(block(pretty(text)))
+    } catch (error) {
+        output.className = "bad"
+        output.replaceChildren(make("strong", {}, `No answer: ${error.message}`))
+    }
+}
+
+function limits({ type, description, ...keywords }) {
+    const words = Object.entries(keywords).map(([keyword, value]) => `${keyword} ${show(value)}`)
+    return [type, ...words].join(", ")
+}
+
+// The body, described as if it were a parameter.
+function bodyParameter({ content }, schemas) {
+    const { schema: { $ref }, example } = content["application/json"]
+    const { type, description, properties } = schemas[$ref.split("/").pop()]
+    const members = Object.entries(properties).map(([name, member]) =>
+        `\n${name}: ${member.description} (${limits(member)})`)
+    const meaning = description + members.join("")
+    const schema = { type }
+    return { name: "body", in: "body", description: meaning, required: true, schema, example }
+}
+
+function field(id, { name, in: place, description, required, schema, example }) {
+    const input = make(place == "body" ? "textarea" : "input", { id, name, "data-in": place })
+    input.setAttribute("aria-describedby", `${id}-kind ${id}-meaning`)
+    input.autocomplete = "off"
+    input.required = place == "path"
+    if (required) input.value = show(example)
+    const kind = `${place}, ${required ? "" : "optional, "}${limits(schema)}`
+    const meaning = required ? description : `${description}, for example ${show(example)}`
+    return make("div", {}, make("label", { for: id }, name),
+        make("small", { id: `${id}-kind` }, kind), input,
+        make("small", { id: `${id}-meaning` }, meaning))
+}
+
+function answers(responses) {
+    const list = make("dl", {})
+    for (const [status, { description, headers = {}, content = {} }] of Object.entries(responses)) {
+        const names = make("small", {}, Object.keys(headers).join(", "))
+        const meaning = make("dd", {}, description, names)
+        for (const [type, { example }] of Object.entries(status == 200 ? content : {}))
+            meaning.append(block(type == "text/html" ? example : pretty(JSON.stringify(example))))
+        list.append(make("dt", {}, status), meaning)
+    }
+    return make("div", {}, make("h4", {}, "Answers"), list)
+}
+
+function formOf(operation, fields) {
+    const code = make("code", {})
+    const copy = make("button", { type: "button" })
+    const buttons = make("p", {}, make("button", { type: "submit" }, "Send"), copy)
+    const output = make("output", {})
+    const form = make("form", {}, ...fields, make("pre", {}, code), buttons, output)
+    const update = () => {
+        code.textContent = curl(read(form, operation), operation.secured && !token.value)
+        copy.textContent = "Copy"
+    }
+    copy.onclick = () => {
+        getSelection().selectAllChildren(code)
+        copy.textContent = document.execCommand("copy") ? "Copied" : "Selected"
+    }
+    form.onsubmit = event => {
+        event.preventDefault()
+        send(read(form, operation), output)
+    }
+    addEventListener("input", update)
+    update()
+    return form
+}
+
+function title(level, { operationId, method, path }) {
+    const link = make("a", { href: `#${operationId}` }, path)
+    return make(level, { class: method }, make("b", {}, method), link)
+}
+
+function section(operation, schemas) {
+    const { operationId: id, summary, parameters = [], requestBody, responses } = operation
+    const all = requestBody ? [...parameters, bodyParameter(requestBody, schemas)] : parameters
+    const fields = all.map(parameter => field(`${id}-${parameter.name}`, parameter))
+    const columns = make("div", {}, formOf(operation, fields), answers(responses))
+    return make("section", { id }, title("h3", operation), make("p", {}, summary), columns)
+}
+
+function build({ info, tags, paths, security, components }) {
+    const link = make("a", { href: "openapi.json" }, "openapi.json")
+    const about = make("p", {}, `${info.description}. The same for programs: `, link)
+    const list = make("ul", {})
+    const groups = {}
+    header.append(make("h1", {}, info.title), about, make("nav", {}, list))
+    if (components.securitySchemes) {
+        const hint = make("small", {}, "sent as Authorization: Bearer, never stored")
+        header.append(make("div", {}, make("label", { for: "token" }, "Token"), hint, token))
+    }
+    for (const { name, description } of tags) {
+        groups[name] = make("div", {}, make("h2", {}, name), make("p", {}, description))
+        main.append(groups[name])
+    }
+    for (const [path, methods] of Object.entries(paths)) {
+        for (const [method, described] of Object.entries(methods)) {
+            const secured = (described.security ?? security).length > 0
+            const operation = { ...described, path, method: method.toUpperCase(), secured }
+            list.append(title("li", operation))
+            groups[operation.tags[0]].append(section(operation, components.schemas))
+        }
+    }
+    if (location.hash) location.replace(location.hash)  // what it names was not there yet
+}
+
+try {
+    const answer = await fetch("openapi.json", { cache: "no-store" })
+    if (!answer.ok) throw Error(`${answer.status} ${answer.statusText}`)
+    build(parse(await answer.text()))
+} catch (error) {
+    main.append(make("p", { role: "alert" }, `openapi.json can't be shown: ${error.message}`))
+}
+</script>
+"""

@@ -1,7 +1,10 @@
--- The next tasks with this done after an id, as list_tasks has them.
-SELECT id, iif(:q IS NULL OR instr(lower(name), lower(:q)), json, NULL)
-FROM task
-WHERE done = :done
-  AND id > :after
-ORDER BY id
-LIMIT :size
+-- What list_tasks returns, of the next :size tasks with this done.
+SELECT count(*), max(id), group_concat(json, char(10))
+FROM (
+    SELECT id, iif(:q IS NULL OR instr(lower(name), lower(:q)), json, NULL) AS json
+    FROM task
+    WHERE done = :done
+      AND id > :after
+    ORDER BY id
+    LIMIT :size
+)
