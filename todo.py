@@ -1058,53 +1058,6 @@ def settle(outcomes: list[tuple[Future, Any]]) -> None:
 
 Described = dict[str, Any]  # a piece of the OpenAPI document
 
-# Generators make a class of each schema with a name, and of each that says it is an object:
-# what nobody needs a class for has neither.
-
-
-def reference(name: str) -> Described:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def response(
-    meaning: str, schema: Described, example: object, headers: Described | None = None
-) -> Described:
-    """Return a response in JSON."""
-    content = {"application/json": {"schema": schema, "example": example}}
-    described = {"description": meaning, "content": content}
-    if headers:
-        described["headers"] = headers
-    return described
-
-
-def error_response(meaning: str, detail: str, headers: Described | None = None) -> Described:
-    return response(meaning, reference("Error"), {"detail": detail}, headers)
-
-
-def request_body(name: str, example: object, *media_types: str) -> Described:
-    content = {"schema": reference(name), "example": example}
-    return {"required": True, "content": dict.fromkeys(media_types, content)}
-
-
-def always(meaning: str, schema: Described, example: object) -> Described:
-    """Return a header that every such response has."""
-    return sometimes(meaning, schema, example) | {"required": True}
-
-
-def sometimes(meaning: str, schema: Described, example: object) -> Described:
-    """Return a header that such a response may have."""
-    return {"description": meaning, "schema": schema, "example": example}
-
-
-def operation(
-    function: Callable[..., object], responses: Described, **members: object
-) -> Described:
-    """Return an operation; its name and its summary are those of the function that does it."""
-    summary = (function.__doc__ or "").partition("\n")[0].rstrip(".")
-    members["responses"] = responses | {"default": OTHER_ERROR}
-    return {"operationId": function.__name__, "summary": summary, **members}
-
-
 TEXT = {"type": "string"}
 COUNT = {"type": "integer", "minimum": 0}
 NAME = {"type": "string", "maxLength": NAME_LIMIT, "description": "What is to do"}
@@ -1113,9 +1066,7 @@ ID = {"type": "integer", "minimum": 1, "description": "Given by the server, and 
 
 TASK = {"name": "Buy milk", "done": False, "id": 1}
 NEW_TASK = {"name": "Buy milk", "done": False}
-CHANGED_TASK = {"name": "Buy milk", "done": True, "id": 1}
 TAG = '"9c1c27a2b8f5a3ee1ad2bc40"'
-NEXT_PAGE = '</tasks?limit=100&after=100>; rel="next"'
 
 SCHEMAS = {
     "Task": {
@@ -1145,7 +1096,9 @@ SCHEMAS = {
         "type": "object",
         "description": "Every fault in what was sent",
         "required": ["detail"],
-        "properties": {"detail": {"type": "array", "items": reference("ValidationError")}},
+        "properties": {
+            "detail": {"type": "array", "items": {"$ref": "#/components/schemas/ValidationError"}}
+        },
     },
     "ValidationError": {
         "type": "object",
@@ -1165,300 +1118,241 @@ SCHEMAS = {
     },
 }
 
-TASK_ID = {
-    "name": "id",
-    "in": "path",
-    "description": "The id of the task",
-    "required": True,
-    "schema": {"type": "integer", "minimum": 1},
-    "example": 1,
-}
-ONLY_DONE = {
-    "name": "done",
-    "in": "query",
-    "description": "Only the tasks that are done, or those that are not",
-    "schema": {"type": "boolean"},
-    "example": False,
-}
-WHICH_DONE = {
-    "name": "done",
-    "in": "query",
-    "description": "Which tasks: those that are done, or those that are not",
-    "required": True,
-    "schema": {"type": "boolean"},
-    "example": True,
-}
-SEARCH = {
-    "name": "q",
-    "in": "query",
-    "description": "Only the tasks whose name contains this; ASCII letters match in either case",
-    "schema": TEXT,
-    "example": "milk",
-}
-LIMIT = {
-    "name": "limit",
-    "in": "query",
-    "description": "At most this many tasks; while more remain, Link names the next page",
-    "schema": {"type": "integer", "minimum": 1, "maximum": 1000},
-    "example": 100,
-}
-AFTER = {
-    "name": "after",
-    "in": "query",
-    "description": "Only the tasks with a greater id",
-    "schema": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
-    "example": 0,
-}
-IF_NONE_MATCH = {
-    "name": "If-None-Match",
-    "in": "header",
-    "description": "The ETags that the client has, or *: if one is current, the answer is 304",
-    "schema": TEXT,
-    "example": TAG,
-}
-IF_MATCH = {
-    "name": "If-Match",
-    "in": "header",
-    "description": "Only if one of these ETags is current, or with * whichever is",
-    "schema": TEXT,
-    "example": TAG,
-}
-IDEMPOTENCY_KEY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "A name for this request: sent again with it, it creates nothing more",
-    "schema": {"type": "string", "pattern": KEY_PATTERN},
-    "example": "5f0c2a9e",
-}
+
+def reference(name: str) -> Described:
+    """Return a schema that is described by name."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def parameter(name: str, place: str, meaning: str, schema: Described, example: object) -> Described:
+    """Return a parameter; the server can do without, except in a path."""
+    described = {"name": name, "in": place, "description": meaning}
+    return {**described, "required": place == "path", "schema": schema, "example": example}
+
+
+def response_header(meaning: str, example: object, always: bool = True) -> Described:
+    """Return a header that every such response has, or some have."""
+    return {"description": meaning, "required": always, "schema": TEXT, "example": example}
+
+
+def response(
+    meaning: str, schema: Described, example: object, headers: Described | None = None
+) -> Described:
+    """Return a response in JSON."""
+    content = {"application/json": {"schema": schema, "example": example}}
+    return {"description": meaning, "headers": headers or {}, "content": content}
+
+
+def request_body(name: str, example: object, *media_types: str) -> Described:
+    """Return a body that may be sent as any of these types."""
+    content = {"schema": reference(name), "example": example}
+    return {"required": True, "content": dict.fromkeys(media_types, content)}
+
+
+def describe(
+    function: Operation, answer: Described, errors: str = "", *parameters: Described, **more: object
+) -> Described:
+    """Return an operation; its name and its summary are those of the function that does it."""
+    responses = {status: ERRORS[status] for status in [*errors.split(), "default"]}
+    return {
+        "operationId": function.__name__,
+        "summary": str(function.__doc__).partition("\n")[0].rstrip("."),
+        "parameters": parameters,
+        "responses": {"200": answer, **responses},
+        **more,
+    }
+
+
+TASK_ID = parameter("id", "path", "The id of the task", {"type": "integer", "minimum": 1}, 1)
+ONLY_DONE = parameter(
+    "done",
+    "query",
+    "Only the tasks that are done, or those that are not",
+    {"type": "boolean"},
+    False,
+)
+WHICH_DONE = {**ONLY_DONE, "description": "Which tasks", "required": True, "example": True}
+SEARCH = parameter(
+    "q",
+    "query",
+    "Only the tasks whose name contains this; ASCII letters match in either case",
+    TEXT,
+    "milk",
+)
+LIMIT = parameter(
+    "limit",
+    "query",
+    "At most this many tasks; while more remain, Link names the next page",
+    {"type": "integer", "minimum": 1, "maximum": 1000},
+    100,
+)
+AFTER = parameter(
+    "after",
+    "query",
+    "Only the tasks with a greater id",
+    {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+    0,
+)
+IF_NONE_MATCH = parameter(
+    "If-None-Match",
+    "header",
+    "The ETags that the client has, or *: if one is current, the answer is 304",
+    TEXT,
+    TAG,
+)
+IF_MATCH = parameter(
+    "If-Match", "header", "Only if one of these ETags is current, or with * whichever is", TEXT, TAG
+)
+IDEMPOTENCY_KEY = parameter(
+    "Idempotency-Key",
+    "header",
+    "A name for this request: sent again with it, it creates nothing more",
+    {"type": "string", "pattern": KEY_PATTERN},
+    "5f0c2a9e",
+)
+
+NEW_TASK_BODY = request_body("NewTask", NEW_TASK, "application/json")
+PATCH_BODY = request_body(
+    "TaskPatch", {"done": True}, "application/merge-patch+json", "application/json"
+)
 
 TASK_HEADERS = {
-    "ETag": always("Changes with the task", TEXT, TAG),
-    "Cache-Control": always("Keep the answer, but ask with its ETag each time", TEXT, "no-cache"),
+    "ETag": response_header("Changes with the task", TAG),
+    "Cache-Control": response_header("Keep the answer, but ask again with its ETag", "no-cache"),
 }
-NEW_TASK_HEADERS = TASK_HEADERS | {
-    "Location": always("The path of the task", TEXT, "/tasks/1"),
-}
+CREATED_HEADERS = TASK_HEADERS | {"Location": response_header("The path of the task", "/tasks/1")}
 LIST_HEADERS = {
-    "ETag": sometimes("Changes with the tasks; on a page, and on a short list", TEXT, TAG),
-    "Cache-Control": sometimes("Beside an ETag: keep the answer, but ask again", TEXT, "no-cache"),
-    "Link": sometimes("The next page, while limit leaves more", TEXT, NEXT_PAGE),
+    "ETag": response_header("Changes with the tasks; on a page, and on a short list", TAG, False),
+    "Cache-Control": response_header("Beside an ETag: keep it, but ask again", "no-cache", False),
+    "Link": response_header("The next page", '</tasks?limit=100&after=100>; rel="next"', False),
 }
-HEALTH_HEADERS = {
-    "Cache-Control": always("Do not keep the answer", TEXT, "no-store"),
+FRESH = {"Cache-Control": response_header("Do not keep the answer", "no-store")}
+BUSY_HEADERS = {
+    "Retry-After": response_header("With 503: seconds until the next try", "1", False),
+    "Cache-Control": response_header("With 503: do not keep the answer", "no-store", False),
 }
-ERROR_HEADERS = {
-    "Retry-After": sometimes("With 503: seconds until the next try", COUNT, 1),
-    "Cache-Control": sometimes("With 503: do not keep the answer", TEXT, "no-store"),
-}
-TOKEN_HEADERS = {
-    "WWW-Authenticate": always("Send Authorization: Bearer and the token", TEXT, "Bearer"),
-}
+TOKEN_HEADERS = {"WWW-Authenticate": response_header("Send the token as a Bearer", "Bearer")}
 
-NOT_MODIFIED = {
-    "description": "If-None-Match holds the current ETag",
-    "headers": TASK_HEADERS,
+TASK_ANSWER = response("The task as it is now", reference("Task"), TASK, TASK_HEADERS)
+ERRORS: Described = {
+    "304": {"description": "If-None-Match holds the current ETag", "headers": TASK_HEADERS},
+    "401": response(
+        "The token is missing or wrong",
+        reference("Error"),
+        {"detail": "Not authenticated"},
+        TOKEN_HEADERS,
+    ),
+    "404": response("There is no such task", reference("Error"), {"detail": "Task not found"}),
+    "412": response(
+        "If-Match does not hold the current ETag, which comes in ETag",
+        reference("Error"),
+        {"detail": "The task has changed: its ETag is not in If-Match"},
+        TASK_HEADERS,
+    ),
+    "422": response(
+        "Something was not sent as it is described here",
+        reference("HTTPValidationError"),
+        {"detail": [MISSING.entry(["body", "name"], {"done": False})]},
+    ),
+    "default": response(
+        "Any other error; after a 5xx a write may have happened or not: repeat it as it was",
+        reference("Error"),
+        {"detail": "Internal Server Error"},
+        BUSY_HEADERS,
+    ),
 }
-NOT_AUTHENTICATED = error_response(
-    "The token is missing or wrong", "Not authenticated", TOKEN_HEADERS
-)
-NOT_FOUND = error_response("There is no such task", "Task not found")
-CHANGED = error_response(
-    "If-Match does not hold the current ETag, which comes in ETag",
-    "The task has changed: its ETag is not in If-Match",
-    TASK_HEADERS,
-)
-INVALID = response(
-    "Something was not sent as it is described here",
-    reference("HTTPValidationError"),
-    {
-        "detail": [
-            {
-                "type": "missing",
-                "loc": ["body", "name"],
-                "msg": "Field required",
-                "input": {"done": False},
-            }
-        ]
-    },
-)
-OTHER_ERROR = error_response(
-    "Any other error; after a 5xx a write may have happened or not: repeat it as it was",
-    "Internal Server Error",
-    ERROR_HEADERS,
-)
 
 PATHS = {
     "/tasks": {
-        "get": operation(
+        "get": describe(
             list_tasks,
-            tags=["tasks"],
-            parameters=[ONLY_DONE, SEARCH, LIMIT, AFTER, IF_NONE_MATCH],
-            responses={
-                "200": response(
-                    "The tasks",
-                    {"type": "array", "items": reference("Task")},
-                    [TASK],
-                    LIST_HEADERS,
-                ),
-                "304": NOT_MODIFIED | {"headers": LIST_HEADERS},
-                "422": INVALID,
-            },
+            response(
+                "The tasks", {"type": "array", "items": reference("Task")}, [TASK], LIST_HEADERS
+            ),
+            "304 422",
+            *(ONLY_DONE, SEARCH, LIMIT, AFTER, IF_NONE_MATCH),
         ),
-        "post": operation(
+        "post": describe(
             create_task,
-            tags=["tasks"],
-            parameters=[IDEMPOTENCY_KEY],
-            requestBody=request_body("NewTask", NEW_TASK, "application/json"),
-            responses={
-                "200": response(
-                    "The task; if the Idempotency-Key was used before, its task as it is now",
-                    reference("Task"),
-                    TASK,
-                    NEW_TASK_HEADERS,
-                ),
-                "422": INVALID,
-            },
+            response(
+                "The task, or the one that the key's first use created",
+                reference("Task"),
+                TASK,
+                CREATED_HEADERS,
+            ),
+            "422",
+            IDEMPOTENCY_KEY,
+            requestBody=NEW_TASK_BODY,
         ),
-        "delete": operation(
-            delete_tasks,
-            tags=["tasks"],
-            parameters=[WHICH_DONE],
-            responses={"200": response("How many were deleted", COUNT, 3), "422": INVALID},
+        "delete": describe(
+            delete_tasks, response("How many were deleted", COUNT, 3), "422", WHICH_DONE
         ),
     },
     "/tasks/{id}": {
-        "get": operation(
-            get_task,
-            tags=["tasks"],
-            parameters=[TASK_ID, IF_NONE_MATCH],
-            responses={
-                "200": response("The task", reference("Task"), TASK, TASK_HEADERS),
-                "304": NOT_MODIFIED,
-                "404": NOT_FOUND,
-            },
-        ),
-        "put": operation(
+        "get": describe(get_task, TASK_ANSWER, "304 404", TASK_ID, IF_NONE_MATCH),
+        "put": describe(
             replace_task,
-            tags=["tasks"],
-            parameters=[TASK_ID, IF_MATCH],
-            requestBody=request_body("NewTask", NEW_TASK, "application/json"),
-            responses={
-                "200": response("The task as it is now", reference("Task"), TASK, TASK_HEADERS),
-                "404": NOT_FOUND,
-                "412": CHANGED,
-                "422": INVALID,
-            },
+            TASK_ANSWER,
+            "404 412 422",
+            TASK_ID,
+            IF_MATCH,
+            requestBody=NEW_TASK_BODY,
         ),
-        "patch": operation(
-            update_task,
-            tags=["tasks"],
-            parameters=[TASK_ID, IF_MATCH],
-            requestBody=request_body(
-                "TaskPatch", {"done": True}, "application/merge-patch+json", "application/json"
-            ),
-            responses={
-                "200": response(
-                    "The task as it is now", reference("Task"), CHANGED_TASK, TASK_HEADERS
-                ),
-                "404": NOT_FOUND,
-                "412": CHANGED,
-                "422": INVALID,
-            },
+        "patch": describe(
+            update_task, TASK_ANSWER, "404 412 422", TASK_ID, IF_MATCH, requestBody=PATCH_BODY
         ),
-        "delete": operation(
-            delete_task,
-            tags=["tasks"],
-            parameters=[TASK_ID, IF_MATCH],
-            responses={
-                "200": response("How many were deleted: one", COUNT, 1),
-                "404": NOT_FOUND,
-                "412": CHANGED,
-            },
+        "delete": describe(
+            delete_task, response("One was deleted", COUNT, 1), "404 412", TASK_ID, IF_MATCH
         ),
     },
-    "/": {
-        "get": operation(
-            get_root,
-            tags=["server"],
-            responses={"200": response("The greeting", TEXT, "Hello, world!")},
-        ),
-    },
-    "/info": {
-        "get": operation(
-            get_info,
-            tags=["server"],
-            responses={"200": response("Its name", TEXT, "starlette")},
-        ),
-    },
+    "/": {"get": describe(get_root, response("The greeting", TEXT, "Hello, world!"))},
+    "/info": {"get": describe(get_info, response("Its name", TEXT, "starlette"))},
     "/healthz": {
-        "get": operation(
+        "get": describe(
             get_health,
-            tags=["server"],
-            security=[],
-            responses={
-                "200": response(
-                    "They can be",
-                    {"additionalProperties": TEXT},
-                    {"status": "ok"},
-                    HEALTH_HEADERS,
-                ),
-            },
-        ),
+            response("They can be", {"additionalProperties": TEXT}, {"status": "ok"}, FRESH),
+        )
     },
     "/openapi.json": {
-        "get": operation(
-            get_openapi,
-            tags=["server"],
-            security=[],
-            responses={
-                "200": response("This document", {}, {"openapi": "3.1.0"}),
-            },
-        ),
+        "get": describe(get_openapi, response("This document", {}, {"openapi": "3.1.0"}))
     },
     "/docs": {
-        "get": operation(
+        "get": describe(
             get_docs,
-            tags=["server"],
-            security=[],
-            responses={
-                "200": {
-                    "description": "The page",
-                    "content": {"text/html": {"schema": TEXT, "example": "<!doctype html>…"}},
-                },
+            {
+                "description": "The page",
+                "content": {"text/html": {"schema": TEXT, "example": "<!doctype html>…"}},
             },
-        ),
+        )
     },
 }
 
-DOCUMENT = {
-    "openapi": "3.1.0",
-    "info": {
-        "title": "todo",
-        "version": "1.0.0",
-        "description": "A todo list over HTTP",
-    },
-    "security": [],
-    "tags": [
-        {"name": "tasks", "description": "The list, and each task in it"},
-        {"name": "server", "description": "The server itself"},
-    ],
-    "paths": PATHS,
-    "components": {"schemas": SCHEMAS},
-}
 
-
-def openapi(root_path: str, token_required: bool) -> dict[str, Any]:
+def openapi(root_path: str, token_required: bool) -> Described:
     """Return the OpenAPI document of a server below this path, which wants a token or none."""
-    document: dict[str, Any] = copy.deepcopy(DOCUMENT)
-    document["servers"] = [{"url": root_path or "/"}]
+    components: Described = {"schemas": SCHEMAS}
+    paths = copy.deepcopy(PATHS)
+    for path, operations in paths.items():
+        for operation in operations.values():
+            operation["tags"] = ["tasks" if path.startswith("/tasks") else "server"]
+            if path in OPEN_PATHS:
+                operation["security"] = []
+            elif token_required:
+                operation["responses"]["401"] = ERRORS["401"]
     if token_required:
-        document["security"] = [{"bearer": []}]
-        document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-        for operations in document["paths"].values():
-            for described in operations.values():
-                if "security" not in described:
-                    described["responses"]["401"] = NOT_AUTHENTICATED
-    return document
+        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "todo", "version": "1.0.0", "description": "A todo list over HTTP"},
+        "servers": [{"url": root_path or "/"}],
+        "security": [{"bearer": []}] if token_required else [],
+        "tags": [
+            {"name": "tasks", "description": "The list, and each task in it"},
+            {"name": "server", "description": "The server itself"},
+        ],
+        "paths": paths,
+        "components": components,
+    }
 
 
 PAGE = r"""<!doctype html>
