@@ -1113,7 +1113,7 @@ SCHEMAS = {
             },
             "msg": {"type": "string", "description": "What is wrong, in a sentence"},
             "input": {"description": "What was sent there"},
-            "ctx": {"description": "The limit that was passed, by its name"},
+            "ctx": {"description": "The limit"},  # no type: generators would make a class of it
         },
     },
 }
@@ -1157,7 +1157,7 @@ def describe(
     return {
         "operationId": function.__name__,
         "summary": str(function.__doc__).partition("\n")[0].rstrip("."),
-        "parameters": parameters,
+        "parameters": list(parameters),
         "responses": {"200": answer, **responses},
         **more,
     }

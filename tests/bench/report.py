@@ -13,7 +13,12 @@ Row = dict[Any, Any]
 Names = Mapping[str, str]
 COLOURS = {"bare": "#8b949e", "todo": "#2f81f7", "fastapi": "#db6d28"}
 THEMES = {"light": "#1f2328", "dark": "#e6edf3"}  # of the text
-SVG: Row = {"svg.fonttype": "none", "svg.hashsalt": "todo", "font.size": 11, "font.sans-serif": ["DejaVu Sans"]}
+SVG: Row = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "todo",
+    "font.size": 11,
+    "font.sans-serif": ["DejaVu Sans"],
+}
 
 
 def summarize(results: list[Row]) -> list[Row]:
@@ -33,7 +38,9 @@ def summarize(results: list[Row]) -> list[Row]:
 
 def compare(summary: list[Row]) -> list[Row]:
     """Return this server's throughput in multiples of the others': by requests a second and by CPU time."""
-    found = {(row["measure"], row["tasks"], row["contender"]): row for row in summary if "rps" in row}
+    found = {
+        (row["measure"], row["tasks"], row["contender"]): row for row in summary if "rps" in row
+    }
     ratios = []
     for (measure, tasks, other), row in found.items():
         if other != "todo" and (todo := found.get((measure, tasks, "todo"))):
@@ -54,7 +61,10 @@ def environment(rounds: int, seconds: int, connections: int) -> Row:
 def table(head: list[str], rows: list[list[str]]) -> str:
     """Return a Markdown table, or nothing if it has no rows."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [" | ".join(map(str.ljust, row, widths)) for row in [head, ["-" * width for width in widths], *rows]]
+    lines = [
+        " | ".join(map(str.ljust, row, widths))
+        for row in [head, ["-" * width for width in widths], *rows]
+    ]
     return "\n".join(f"| {line} |" for line in lines) + "\n" if rows else ""
 
 
@@ -74,7 +84,11 @@ def describe(report: Row, titles: Names, contenders: Names) -> str:
         if sqlite := found.get((measure, tasks, "sqlite")):
             ratio = ratios[measure, tasks, "sqlite"]
             alone.append(
-                [*line, f"{sqlite['cpu_us']['median']:.0f} µs", f"{1 / ratio['best']:.2f}, {1 / ratio['cpu']:.2f}"]
+                [
+                    *line,
+                    f"{sqlite['cpu_us']['median']:.0f} µs",
+                    f"{1 / ratio['best']:.2f}, {1 / ratio['cpu']:.2f}",
+                ]
             )
     ratio_heads = [f"to {text}" for name, text in contenders.items() if name != "todo"]
     texts = [
@@ -90,7 +104,9 @@ def describe(report: Row, titles: Names, contenders: Names) -> str:
 def show_rate(row: Row) -> str:
     if not row:
         return "-"
-    return f"{row['rps']['best']:,.0f} ({row['rps']['median']:,.0f}), {row['cpu_us']['median']:.0f} µs"
+    return (
+        f"{row['rps']['best']:,.0f} ({row['rps']['median']:,.0f}), {row['cpu_us']['median']:.0f} µs"
+    )
 
 
 def show_ratio(ratio: Row | None) -> str:
@@ -99,7 +115,11 @@ def show_ratio(ratio: Row | None) -> str:
 
 def show_list(row: Row) -> list[str]:
     first = f"{row['first_byte_ms']['median']:,.0f} ms" if "first_byte_ms" in row else "none"
-    total = f"{row['total_s']['median']:.1f} s" if "total_s" in row else f"not in {row['gave_up_s']['best']} s"
+    total = (
+        f"{row['total_s']['median']:.1f} s"
+        if "total_s" in row
+        else f"not in {row['gave_up_s']['best']} s"
+    )
     return [first, total, f"{row['memory_mb']['median']:,.0f} MB"]
 
 
@@ -107,19 +127,31 @@ def draw(report: Row, titles: Names, contenders: Names, directory: Path) -> None
     """Write chart-light.svg and chart-dark.svg: each one's best round at each measure with the most tasks."""
     import matplotlib
 
-    best = {(row["measure"], row["contender"]): row["rps"]["best"] for row in report["results"] if "rps" in row}
+    best = {
+        (row["measure"], row["contender"]): row["rps"]["best"]
+        for row in report["results"]
+        if "rps" in row
+    }
     most = max(row["tasks"] for row in report["results"])
     title = f"Requests a second on one core, {most:,} tasks in the table"
     with matplotlib.rc_context(SVG):
         for theme, ink in THEMES.items():
             figure = plot(best, titles, contenders, title, ink)
-            figure.savefig(directory / f"chart-{theme}.svg", transparent=True, metadata={"Date": None, "Creator": None})
+            figure.savefig(
+                directory / f"chart-{theme}.svg",
+                transparent=True,
+                metadata={"Date": None, "Creator": None},
+            )
 
 
-def plot(best: Mapping[tuple[str, str], float], titles: Names, contenders: Names, title: str, ink: str) -> Any:
+def plot(
+    best: Mapping[tuple[str, str], float], titles: Names, contenders: Names, title: str, ink: str
+) -> Any:
     from matplotlib.figure import Figure
 
-    measures = [measure for measure in titles if any((measure, name) in best for name in contenders)]
+    measures = [
+        measure for measure in titles if any((measure, name) in best for name in contenders)
+    ]
     figure = Figure(figsize=(8.4, 0.7 + 0.62 * len(measures)), layout="constrained")
     axes = figure.subplots()
     for place, (name, colour) in enumerate(COLOURS.items()):

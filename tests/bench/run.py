@@ -62,9 +62,20 @@ def say(text: str) -> None:
 def drive(server: Server, measure: str, tasks: int, seconds: int) -> Row:
     """Send requests for some seconds, or more until one is answered; exits unless all of them succeed."""
     url = f"http://127.0.0.1:{server.port}"
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "60s", "-s", str(HERE / "requests.lua")]
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{CONNECTIONS}",
+        f"-d{seconds}s",
+        "--timeout",
+        "60s",
+        "-s",
+        str(HERE / "requests.lua"),
+    ]
     cpu = server.cpu()
-    done = subprocess.run([*command, url, "--", measure, str(tasks), str(server.used)], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, url, "--", measure, str(tasks), str(server.used)], capture_output=True, text=True
+    )
     if done.returncode:
         sys.exit(f"wrk failed:\n{done.stdout}{done.stderr}")
     cpu = server.cpu_at_rest() - cpu
@@ -97,7 +108,11 @@ def stream(server: Server, measure: str, tasks: int, seconds: int) -> Row:
     if response.status != 200 or (count != tasks and not chunk):
         sys.exit(f"{server.name} failed at {measure}: {response.status}, {count} tasks")
     total = {"gave_up_s": PATIENCE} if chunk else {"total_s": time.perf_counter() - start}
-    return {"first_byte_ms": first * 1e3, **total, "memory_mb": server.memory("VmHWM") - server.idle}
+    return {
+        "first_byte_ms": first * 1e3,
+        **total,
+        "memory_mb": server.memory("VmHWM") - server.idle,
+    }
 
 
 def ask_sqlite(home: Path, tasks: int) -> Row:
@@ -106,7 +121,9 @@ def ask_sqlite(home: Path, tasks: int) -> Row:
     with contextlib.closing(sqlite3.connect(home / "todo.db")) as connection:
         start, cpu = time.perf_counter(), time.process_time()
         for _ in range(1000):
-            rows = connection.execute("SELECT name, done, id FROM task ORDER BY id LIMIT 100").fetchall()
+            rows = connection.execute(
+                "SELECT name, done, id FROM task ORDER BY id LIMIT 100"
+            ).fetchall()
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     os.sched_setaffinity(0, CORES[-1:])
     assert len(rows) == min(tasks, 100)
@@ -124,9 +141,17 @@ def measure_all(options: argparse.Namespace, home: Path) -> list[Row]:
         with serving(names, home, tasks, workers=4 if measure == "workers" else 1) as servers:
             for number in range(options.rounds):
                 for server in servers:
-                    say(f"{measure}, {tasks} tasks: round {number + 1} of {options.rounds}, {server.name}")
+                    say(
+                        f"{measure}, {tasks} tasks: round {number + 1} of {options.rounds}, {server.name}"
+                    )
                     ask = stream if measure == "list-all" else drive
-                    results.append({**head, "contender": server.name, **ask(server, measure, tasks, options.seconds)})
+                    results.append(
+                        {
+                            **head,
+                            "contender": server.name,
+                            **ask(server, measure, tasks, options.seconds),
+                        }
+                    )
                 if measure == "list-100" and "todo" in names:
                     results.append({**head, "contender": "sqlite", **ask_sqlite(home, tasks)})
     say("")
@@ -137,14 +162,25 @@ def measure_all(options: argparse.Namespace, home: Path) -> list[Row]:
 
 
 def read_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="for each contender at each measure (5)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="for each contender at each measure (5)"
+    )
     parser.add_argument("--seconds", type=int, default=2, help="that a round takes (2)")
     words = [*MEASURES, *CONTENDERS, str(SMALL), str(LARGE)]
-    parser.add_argument("--only", nargs="+", choices=words, default=[], metavar="WORD", help=" ".join(words))
+    parser.add_argument(
+        "--only", nargs="+", choices=words, default=[], metavar="WORD", help=" ".join(words)
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--chart", nargs="?", type=Path, const=HERE, metavar="DIR", help=f"draw it in DIR ({HERE.name})"
+        "--chart",
+        nargs="?",
+        type=Path,
+        const=HERE,
+        metavar="DIR",
+        help=f"draw it in DIR ({HERE.name})",
     )
     options = parser.parse_args()
     options.measures = [word for word in MEASURES if word in options.only] or [*MEASURES]
@@ -156,7 +192,9 @@ def read_options() -> argparse.Namespace:
 def require(options: argparse.Namespace) -> None:
     """Exit if a program or a package is missing."""
     if not shutil.which("wrk"):
-        sys.exit("wrk is missing: apt install wrk, dnf install wrk, or build it from https://github.com/wg/wrk")
+        sys.exit(
+            "wrk is missing: apt install wrk, dnf install wrk, or build it from https://github.com/wg/wrk"
+        )
     packages = ["fastapi", "sqlalchemy"] if "fastapi" in options.contenders else []
     packages += ["matplotlib"] if options.chart else []
     if missing := [package for package in packages if not importlib.util.find_spec(package)]:
@@ -184,7 +222,9 @@ def main() -> None:
         "ratios": report.compare(results),
     }
     titles = {measure: title for measure, (title, _) in MEASURES.items()}
-    print(json.dumps(found, indent=1) if options.json else report.describe(found, titles, CONTENDERS))
+    print(
+        json.dumps(found, indent=1) if options.json else report.describe(found, titles, CONTENDERS)
+    )
     if options.chart:
         report.draw(found, titles, CONTENDERS, options.chart)
 

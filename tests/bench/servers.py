@@ -25,13 +25,28 @@ class Server:
 
     def __init__(self, name: str, home: Path, db: Path, workers: int = 1) -> None:
         self.name, self.log, self.used = name, db.with_suffix(".log"), 1
-        options = ["--port", "0", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--no-use-colors"]
+        options = [
+            "--port",
+            "0",
+            "--loop",
+            "uvloop",
+            "--http",
+            "httptools",
+            "--no-access-log",
+            "--no-use-colors",
+        ]
         command = [sys.executable, "-m", "uvicorn", APPS[name], *options, "--workers", str(workers)]
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("TODO_", "UVICORN_"))}
+        env = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("TODO_", "UVICORN_"))
+        }
         env |= {"TODO_DB": str(db), "PYTHONPATH": str(home)}
         os.sched_setaffinity(0, CORES[:1])  # which the server inherits
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, cwd=home, env=env, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, cwd=home, env=env, stdout=log, stderr=log, start_new_session=True
+            )
         os.sched_setaffinity(0, CORES[-1:])
         try:
             self.port = self.wait(workers)
@@ -61,7 +76,10 @@ class Server:
 
     def cpu(self) -> float:
         """Return the seconds of CPU time that all its processes have used."""
-        stats = [(process / "stat").read_text().rpartition(")")[2].split() for process in self.processes()]
+        stats = [
+            (process / "stat").read_text().rpartition(")")[2].split()
+            for process in self.processes()
+        ]
         return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")
 
     def cpu_at_rest(self) -> float:

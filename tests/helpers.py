@@ -1,0 +1,253 @@
+"""A client for an application in this process, and checks of whole answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+from anyio.from_thread import BlockingPortal
+
+import todo
+
+MIB = 2**20
+TASK = {"name": "milk", "done": False}
+BREAD = {"name": "bread", "done": True}
+METHODS = {
+    "/": "GET HEAD OPTIONS",
+    "/info": "GET HEAD OPTIONS",
+    "/tasks": "GET HEAD POST DELETE OPTIONS",
+    "/tasks/": "GET HEAD POST DELETE OPTIONS",
+    "/tasks/1": "GET HEAD PUT PATCH DELETE OPTIONS",
+    "/tasks/x": "GET HEAD PUT PATCH DELETE OPTIONS",
+    "/healthz": "GET HEAD OPTIONS",
+    "/openapi.json": "GET HEAD OPTIONS",
+    "/docs": "GET HEAD OPTIONS",
+}
+
+
+class Client:
+    """An open application, and requests to it: `client.put("/tasks/1", TASK, if_match='"x"')`.
+
+    A body is bytes, or a value that is sent as JSON. A header is given by its name, with a list for
+    several lines; POST, PUT and PATCH send `Content-Type: application/json` unless told otherwise.
+    """
+
+    def __init__(self, portal: BlockingPortal, **settings: str) -> None:
+        self.portal = portal
+        self.db = Path(settings["TODO_DB"])
+        self.application = todo.Application(settings)
+        self.app: Any = self.application
+        self.state: Mapping[str, Any] = {}
+        self.stack = contextlib.ExitStack()
+
+    def open(self) -> Client:
+        """Start the application; raise todo.StartRefused."""
+        lifespan = self.application.router.lifespan_context(self.application)
+        self.state = self.stack.enter_context(self.portal.wrap_async_context_manager(lifespan))
+        return self
+
+    def close(self) -> None:
+        self.stack.close()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Be the application for one request, as uvicorn calls it."""
+        asgi = {"version": "3.0", "spec_version": "2.3"}
+        await self.app({**scope, "asgi": asgi, "state": dict(self.state)}, receive, send)
+
+    async def ask(
+        self, method: str, target: str, body: object = b"", root_path: str = "", **headers: Any
+    ) -> httpx.Response:
+        """The answer to a request; its body may also be an iterator of pieces."""
+        if method in ("POST", "PUT", "PATCH"):
+            headers = {"content_type": "application/json", **headers}
+        lines = []
+        for name, values in headers.items():
+            for value in values if isinstance(values, list) else [values]:
+                field = value.encode("utf-8", "surrogateescape")
+                lines.append((name.replace("_", "-").encode(), field))
+        content: Any = body
+        if not isinstance(body, bytes) and not hasattr(body, "__aiter__"):
+            content = compact(body)
+        request = httpx.Request(method, f"http://test{target}", headers=lines, content=content)
+        transport = httpx.ASGITransport(self, root_path=root_path)
+        answer = await transport.handle_async_request(request)
+        await answer.aread()
+        return answer
+
+    def begin(self, method: str, target: str, *args: Any, **named: Any) -> Future[httpx.Response]:
+        """Send a request; its answer comes with `result()`."""
+        return self.portal.start_task_soon(partial(self.ask, method, target, *args, **named))
+
+    def request(self, method: str, target: str, *args: Any, **named: Any) -> httpx.Response:
+        return self.begin(method, target, *args, **named).result(30)
+
+    def get(self, target: str, **headers: Any) -> httpx.Response:
+        return self.request("GET", target, **headers)
+
+    def head(self, target: str, **headers: Any) -> httpx.Response:
+        return self.request("HEAD", target, **headers)
+
+    def post(self, target: str, body: object = TASK, **headers: Any) -> httpx.Response:
+        return self.request("POST", target, body, **headers)
+
+    def put(self, target: str, body: object = BREAD, **headers: Any) -> httpx.Response:
+        return self.request("PUT", target, body, **headers)
+
+    def patch(self, target: str, body: object, **headers: Any) -> httpx.Response:
+        return self.request("PATCH", target, body, **headers)
+
+    def delete(self, target: str, **headers: Any) -> httpx.Response:
+        return self.request("DELETE", target, **headers)
+
+    def create(self, name: str = "milk", done: bool = False, **headers: Any) -> httpx.Response:
+        """A new task's answer, of which the place and the tag are in the headers."""
+        answer = self.post("/tasks", {"name": name, "done": done}, **headers)
+        assert answer.status_code == 200
+        return answer
+
+    def tasks(self) -> list[dict[str, Any]]:
+        """Every task, as the list gives it."""
+        tasks: list[dict[str, Any]] = self.get("/tasks").json()
+        return tasks
+
+
+@contextlib.contextmanager
+def locked(db: Path) -> Iterator[sqlite3.Connection]:
+    """Hold SQLite's lock for writes, as another program may."""
+    with contextlib.closing(sqlite3.connect(db, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield connection
+
+
+def insert(db: Path, tasks: Iterable[tuple[str, bool]]) -> None:
+    """Put tasks into the file, past the server."""
+    with contextlib.closing(sqlite3.connect(db)) as connection, connection:
+        connection.executemany("INSERT INTO task (name, done) VALUES (?, ?)", tasks)
+
+
+# JSON
+
+
+def compact(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def strict(text: bytes) -> Any:
+    """The value of compact JSON in UTF-8 without NaN or Infinity."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    value = json.loads(text.decode(), parse_constant=refuse)
+    assert text == compact(value)
+    return value
+
+
+# Whole answers
+
+
+def fields(answer: httpx.Response) -> dict[str, str]:
+    """The headers of an answer, but for those that uvicorn adds."""
+    return {name: value for name, value in answer.headers.items() if name not in ("date", "server")}
+
+
+def check(answer: httpx.Response, value: object, **headers: str) -> None:
+    """Check a 200: its value, to the byte, and its headers, of which there are no others."""
+    assert (answer.status_code, answer.content) == (200, compact(value))
+    expected = {"content-type": "application/json", "content-length": str(len(answer.content))}
+    assert fields(answer) == expected | written(headers)
+
+
+def check_tagged(answer: httpx.Response, value: object, **headers: str) -> None:
+    """Check a 200 that carries an ETag."""
+    check(answer, value, etag=tag(answer), cache_control="no-cache", **headers)
+
+
+def check_empty(answer: httpx.Response, status: int, **headers: str) -> None:
+    """Check a 204 or a 304, which have no body and say nothing of one."""
+    assert (answer.status_code, answer.content) == (status, b"")
+    assert fields(answer) == written(headers)
+
+
+def written(headers: dict[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def tag(answer: httpx.Response) -> str:
+    """The ETag of an answer, which is strong and as RFC 9110 wants it."""
+    found = answer.headers["etag"]
+    assert found[0] == found[-1] == '"'
+    assert found[1:-1].isalnum()
+    return str(found)
+
+
+# Errors
+
+SENTENCES = {  # the details that clients know by heart; of the others, a part
+    400: "There was an error parsing the body",
+    401: "Not authenticated",
+    405: "Method Not Allowed",
+    408: "body",
+    412: "ETag",
+    413: "larger than 1048576 bytes",
+    415: "curl --json",
+    500: "Internal Server Error",
+    503: "try again",
+    507: "disk is full",
+}
+WHOLE = (400, 401, 405, 500)
+BESIDE = {  # the headers that come with a status
+    401: {"www-authenticate": "Bearer"},
+    408: {"connection": "close"},
+    412: {"cache-control": "no-cache"},
+    503: {"retry-after": "1", "cache-control": "no-store"},
+    507: {"cache-control": "no-store"},
+}
+
+
+def check_error(answer: httpx.Response, status: int, detail: object = None, **more: str) -> None:
+    """Check the whole answer of an error: JSON with one member, and no headers but its status's."""
+    assert answer.status_code == status, answer.content[:1000]
+    body = strict(answer.content)
+    assert list(body) == ["detail"]
+    found = body["detail"]
+    if detail is not None:
+        assert compact(found) == compact(detail)  # in Python, True == 1
+    else:
+        assert SENTENCES[status] in found
+        assert status not in WHOLE or SENTENCES[status] == found
+    expected = {"content-type": "application/json", "content-length": str(len(answer.content))}
+    assert fields(answer) == expected | BESIDE.get(status, {}) | written(more)
+
+
+TEXTS = {
+    "missing": "Field required",
+    "string_type": "Input should be a valid string",
+    "string_unicode": "Input should be a valid string, "
+    "unable to parse raw data as a unicode string",
+    "string_too_long": "String should have at most {max_length} characters",
+    "string_pattern_mismatch": "String should match pattern '{pattern}'",
+    "bool_type": "Input should be a valid boolean",
+    "bool_parsing": "Input should be a valid boolean, unable to interpret input",
+    "int_parsing": "Input should be a valid integer, unable to parse string as an integer",
+    "greater_than_equal": "Input should be greater than or equal to {ge}",
+    "less_than_equal": "Input should be less than or equal to {le}",
+    "json_invalid": "JSON decode error",
+    "model_attributes_type": "Input should be a valid dictionary or object to extract fields from",
+    "extra_forbidden": "Extra inputs are not permitted",
+    "idempotency_key_reused": "Idempotency-Key was used with another body",
+}
+
+
+def entry(type: str, loc: str, input: object, **ctx: object) -> dict[str, Any]:
+    """An entry of a 422: `entry("string_type", "body name", 5)`."""
+    steps = [int(step) if step.isdigit() else step for step in loc.split()]
+    found = {"type": type, "loc": steps, "msg": TEXTS[type].format(**ctx), "input": input}
+    return {**found, "ctx": ctx} if ctx else found
