@@ -130,6 +130,7 @@ def is_origin(text: str) -> bool:
 JSON_TYPE = re.compile(r"application/([^\s;/]+\+)?json[ \t]*(;.*)?", re.IGNORECASE)
 KEY_PATTERN = "^[!-~]{1,255}$"
 UNREADABLE = "There was an error parsing the body"
+STALLED = f"No more of the body has come for {BODY_TIMEOUT:g} s"
 WORDS: dict[object, int] = dict.fromkeys((1, "1", "true", "t", "yes", "y", "on"), 1)
 WORDS |= dict.fromkeys((0, "0", "false", "f", "no", "n", "off"), 0)
 
@@ -330,12 +331,16 @@ async def discard_body(request: Request) -> None:
 
 async def next_chunk(request: Request) -> tuple[bytes, bool]:
     """Return bytes of the body, and whether more follow; raise 408 or ClientDisconnect."""
+    task: Any = asyncio.current_task()
+    timer = task.get_loop().call_later(BODY_TIMEOUT, task.cancel, STALLED)  # cheaper than timeout()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            message = await request.receive()
-    except TimeoutError:
-        detail = f"No more of the body has come for {BODY_TIMEOUT:g} s"
-        raise HTTPException(408, detail, {"Connection": "close"}) from None
+        message = await request.receive()
+    except asyncio.CancelledError as error:
+        if STALLED not in error.args:
+            raise
+        raise HTTPException(408, STALLED, {"Connection": "close"}) from None
+    finally:
+        timer.cancel()
     if message["type"] == "http.disconnect":
         raise ClientDisconnect
     return message.get("body", b""), message.get("more_body", False)
@@ -579,10 +584,10 @@ def represent(request: Request, text: str, *more: Header) -> Answer:
     body = text.encode()
     tag = etag(body)
     headers = [(b"etag", tag.encode()), (b"cache-control", b"no-cache"), *more]
-    known = header(request, b"if-none-match")
-    is_known = known is not None and (known == "*" or tag in known)
-    if is_known and request.method in ("GET", "HEAD"):
-        return Answer(b"", headers, status=304)
+    if request.scope["method"] in ("GET", "HEAD"):
+        known = header(request, b"if-none-match") or ""
+        if known == "*" or tag in known:
+            return Answer(b"", headers, status=304)
     return Answer(body, headers)
 
 
@@ -884,15 +889,16 @@ class Database:
     def work(self) -> None:
         """Open the file, carry out the writes that come, and close it."""
         try:
-            self.open_file()
+            self.check_kind()
+            with open(f"{self.path}-lock", "a") as self.lock_file:
+                self.open_file()
+                self.tell([(self.opened, None)])
+                while not self.closing or not self.queue.empty():
+                    with contextlib.suppress(Exception):  # no fault that passes may end the thread
+                        self.carry_out(self.next_group())
+                self.close_file()
         except Exception as error:
             self.tell([(self.opened, error)])
-            return
-        self.tell([(self.opened, None)])
-        while not self.closing or not self.queue.empty():
-            with contextlib.suppress(Exception):  # no fault that passes may end the thread
-                self.carry_out(self.next_group())
-        self.close_file()
         self.tell([(self.closed, None)])
 
     def tell(self, outcomes: list[tuple[Future, Any]]) -> None:
@@ -905,11 +911,9 @@ class Database:
 
         Raises sqlite3.Error, OSError or ValueError.
         """
-        self.check_kind()
-        self.lock_file = open(f"{self.path}-lock", "a")  # noqa: SIM115
         with self.exclusive():
-            if self.opened.done():  # it was given up
-                return
+            if self.opened.done():
+                raise TimeoutError("the start was given up")
             self.writer = self.connect(timeout=WRITE_TIMEOUT)
             self.set_pragmas()
             self.migrate()
@@ -1038,7 +1042,6 @@ class Database:
             with self.exclusive():
                 self.reader.close()
                 self.writer.close()
-            self.lock_file.close()
         except Exception as error:
             log.error("The database %s was not closed: %s", self.path, error)
 
