@@ -217,7 +217,7 @@ def check_done(value: Any) -> int:
     if isinstance(word, str | int | float):
         if word in WORDS:
             return WORDS[word]
-        if isinstance(word, str) or (word % 1 == 0 and abs(word) < 2**63):
+        if isinstance(word, str) or (word % 1 == 0 and -(2**63) <= word < 2**63):
             msg = "Input should be a valid boolean, unable to interpret input"
             raise Fault("bool_parsing", msg)
     raise Fault("bool_type", "Input should be a valid boolean")
