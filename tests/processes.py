@@ -1,6 +1,27 @@
-import os, re, signal, socket, subprocess, sys, threading
+"""Real servers, load for them, and strace to look at their system calls or to spoil them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import Any, NamedTuple
+
 import httpx
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -12,18 +33,9 @@ class Server:
         self.db = db
         self.lines: list[str] = []
         workers = int(options[options.index("--workers") + 1]) if "--workers" in options else 1
+        uvicorn = ["uvicorn", "todo:app", "--port", "0", "--no-access-log"]
         self.process = subprocess.Popen(
-            [
-                *prefix,
-                sys.executable,
-                "-m",
-                "uvicorn",
-                "todo:app",
-                "--port",
-                "0",
-                "--no-access-log",
-                *options,
-            ],
+            [*prefix, sys.executable, "-m", *uvicorn, *options],
             cwd=ROOT,
             env={**os.environ, "TODO_DB": str(db), **env},
             stdout=subprocess.DEVNULL,
@@ -89,3 +101,206 @@ class Server:
         assert self.process.stderr
         self.process.stderr.close()
         return code
+
+
+# Load: clients that keep a ledger of what the answers promised
+
+Task = tuple[str, bool]
+
+
+class Writer(threading.Thread):
+    """Creates, replaces and deletes tasks of its own until `enough`, an error, or the server's end.
+
+    `ledger` is what the answers promised, `doubt` what a request without an answer would do.
+    """
+
+    def __init__(self, load: Load, server: Server) -> None:
+        super().__init__(daemon=True)
+        self.load, self.number = load, len(load.writers)
+        self.random = random.Random(self.number)
+        self.connection = HTTPConnection(*server.address, timeout=30)
+        self.ledger: dict[int, Task] = {}
+        self.doubt: tuple[int, Task | None] | None = None
+        self.statuses: Counter[int] = Counter()
+        self.slowest = 0.0
+        self.send("GET", "/info")  # which worker this client talks to is settled now
+        load.writers.append(self)
+
+    def send(self, method: str, path: str, task: Task | None = None) -> tuple[int, Any]:
+        body = task and json.dumps({"name": task[0], "done": task[1]})
+        self.connection.request(method, path, body, {"content-type": "application/json"})
+        answer = self.connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+    def run(self) -> None:
+        with closing(self.connection), suppress(OSError, HTTPException):
+            while not self.load.is_enough and self.statuses.keys() <= {200}:
+                self.write()
+
+    def write(self) -> None:
+        """Send one write, and note what became of it."""
+        filling = "🦆" * self.random.randrange(self.load.size)  # 4 bytes each: pages fill soon
+        task: Task | None = (f"{self.number} {self.statuses.total()} {filling}", False)
+        id, method, path = 0, "POST", "/tasks"
+        if self.ledger and self.random.random() > self.load.creates:
+            id = self.random.choice(list(self.ledger))
+            method, task = self.random.choice((("PUT", task), ("DELETE", None)))
+            path = f"/tasks/{id}"
+        self.doubt = id, task
+        started = time.monotonic()
+        status, answer = self.send(method, path, task)
+        self.slowest = max(self.slowest, time.monotonic() - started)
+        if status == 200:
+            self.ledger = self.after(id or answer["id"])
+            self.doubt = None
+        self.statuses[status] += 1
+
+    def after(self, id: int) -> dict[int, Task]:
+        """The ledger once the request in doubt has happened to the task with this id."""
+        assert self.doubt
+        return {key: task for key, task in {**self.ledger, id: self.doubt[1]}.items() if task}
+
+    def check(self, mine: dict[int, Task]) -> None:
+        """Every acknowledged write is there; the one in doubt is there whole or not at all."""
+        if mine != self.ledger:
+            assert self.doubt, f"lost or changed: {sorted(mine.items() ^ self.ledger.items())}"
+            new = max(mine.keys() - self.ledger.keys(), default=0)
+            assert mine == self.after(self.doubt[0] or new)
+
+
+class Load:
+    """Many writers at once; their names have up to `size` characters and a few."""
+
+    def __init__(self, size: int = 50, creates: float = 0.6) -> None:
+        self.size, self.creates, self.is_enough = size, creates, False
+        self.writers: list[Writer] = []
+
+    def start(self, server: Server, count: int) -> None:
+        self.is_enough = False
+        for writer in [Writer(self, server) for _ in range(count)]:
+            writer.start()
+
+    def spread(self, server: Server, each: int) -> None:
+        """Start so many writers on each worker: the kernel would give most of them to the same."""
+        workers = server.children()
+        for worker in workers:
+            others = [other for other in workers if other != worker]
+            for other in others:
+                os.kill(other, signal.SIGSTOP)
+            for _ in range(each):
+                Writer(self, server)
+            for other in others:
+                os.kill(other, signal.SIGCONT)
+        for writer in self.writers:  # not before: a worker may be stopped in its turn to write
+            writer.start()
+
+    def wait(self, answers: int) -> None:
+        """Wait until each writer that still runs, if any, has had so many more answers."""
+        assert any(writer.is_alive() for writer in self.writers), self.statuses
+        goals = [(writer, writer.statuses.total() + answers) for writer in self.writers]
+        for writer, goal in goals:
+            while writer.is_alive() and writer.statuses.total() < goal:
+                writer.join(0.005)
+
+    def stop(self) -> None:
+        self.is_enough = True
+        for writer in self.writers:
+            writer.join(60)
+
+    @property
+    def statuses(self) -> Counter[int]:
+        return sum((writer.statuses for writer in self.writers), Counter())
+
+    @property
+    def ledger(self) -> dict[int, Task]:
+        return {id: task for writer in self.writers for id, task in writer.ledger.items()}
+
+    def check(self, server: Server) -> None:
+        """See Writer.check, for a server that runs on the file now."""
+        tasks = tasks_of(server)
+        of_writers: list[dict[int, Task]] = [{} for _ in self.writers]
+        for id, task in tasks.items():
+            of_writers[int(task[0].split()[0])][id] = task
+        for writer, mine in zip(self.writers, of_writers, strict=True):
+            writer.check(mine)
+        assert tasks == tasks_in(server.db)
+
+
+def tasks_of(server: Server) -> dict[int, Task]:
+    with server.client() as http:
+        return {task["id"]: (task["name"], task["done"]) for task in http.get("/tasks").json()}
+
+
+def tasks_in(db: Path) -> dict[int, Task]:
+    """The tasks in a file, which is sound."""
+    with closing(sqlite3.connect(db)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        rows = connection.execute("SELECT id, name, done FROM task")
+        return {id: (name, bool(done)) for id, name, done in rows}
+
+
+# strace
+
+
+def strace() -> str:
+    """Skips the test where it is missing or may not trace."""
+    if subprocess.run("strace -o /dev/null true", shell=True, capture_output=True).returncode:
+        pytest.skip("strace is not installed, or may not trace here")
+    return "strace"
+
+
+def traced(trace: Path, calls: str, *options: str) -> tuple[str, ...]:
+    """What to start a server with (`prefix`), so that its system calls go to this file."""
+    fixed = f"-D -f --seccomp-bpf -y -xx -e signal=none -e trace={calls} -o"
+    return (strace(), *options, *fixed.split(), str(trace))
+
+
+@contextmanager
+def tampered(server: Server, injection: str) -> Iterator[None]:
+    """Make some system calls of a running server slow, or fail."""
+    pids = ",".join(str(pid) for pid in [server.process.pid, *server.children()])
+    command = [strace(), "-f", "-o", os.devnull, "-e", f"inject={injection}", "-p", pids]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        line = process.stderr.readline()
+        if "attached" not in line:
+            pytest.skip(f"strace may not attach here: {line}")
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.stderr.read()
+
+
+class Call(NamedTuple):
+    """A system call on a file or a socket."""
+
+    thread: str
+    name: str
+    path: str
+    offset: int
+    data: bytes
+
+
+def read_trace(trace: Path) -> Iterator[Call]:
+    """The calls of a trace in their order: a write when it begins, a sync when it has ended."""
+    begun: dict[str, str] = {}
+    for line in trace.read_text().splitlines():
+        thread, text = line.split(maxsplit=1)
+        is_cut = text.endswith("<unfinished ...>")
+        is_rest = " resumed>" in text
+        if is_cut:
+            begun[thread] = text
+        elif is_rest:
+            text = begun.pop(thread)
+        call = re.match(r"(\w+)\(\d+<([^>]+)>", text)
+        is_sync = "sync" in text.partition("(")[0]
+        if call and not (is_cut if is_sync else is_rest):
+            offset = re.search(r'", \d+, (\d+)', text.replace("...", ""))
+            data = b"".join(unhex(piece) for piece in re.findall(r'"(\\x[^"]*)"', text))
+            path = unhex(call[2]).decode()
+            yield Call(thread, call[1], path, int(offset[1]) if offset else 0, data)
+
+
+def unhex(text: str) -> bytes:
+    return bytes.fromhex(text.replace("\\x", ""))

@@ -1,0 +1,230 @@
+"""Who may call, and where: the token, CORS, the root path, middleware, and the settings."""
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio.from_thread import BlockingPortal
+from helpers import METHODS, TASK, Client, check, check_error, check_tagged, fields
+from processes import Server
+from starlette.middleware.gzip import GZipMiddleware
+
+import todo
+
+Start = Callable[..., Client]
+
+# The token
+
+OPEN = ["/healthz", "/openapi.json", "/docs"]
+GUARDED = [path for path in METHODS if path not in OPEN]
+GUARDED += ["/nothing", "/healthz/", "/docs/", "/healthz%0A", "/docs/x", "//docs", "/%2Fdocs"]
+BAD = ["", "Bearer", "Bearer ", "Bearer wrong", "Basic secret", "secret", "Bearer secret-"]
+BAD += ["Bearer Secret", "Bearersecret", "Bearer secret, Bearer secret", "Bearer secre", "é secret"]
+
+
+@pytest.fixture
+def guarded(start: Start) -> Client:
+    return start(TODO_TOKEN="secret")
+
+
+@pytest.mark.parametrize("path", GUARDED)
+def test_every_route_wants_the_token(guarded: Client, path: str) -> None:
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
+        check_error(guarded.request(method, path), 401)
+    assert guarded.head(path).status_code == 401
+
+
+@pytest.mark.parametrize("path", OPEN)
+def test_three_routes_want_none(guarded: Client, path: str) -> None:
+    for method, status in [("GET", 200), ("HEAD", 200), ("OPTIONS", 204), ("POST", 405)]:
+        assert guarded.request(method, path).status_code == status
+        assert guarded.request(method, path, authorization="Bearer x").status_code == status
+
+
+def test_no_other_header_will_do(guarded: Client) -> None:
+    for sent in BAD:
+        check_error(guarded.get("/tasks", authorization=sent), 401)
+    check_error(guarded.get("/tasks", authorization=["Bearer secret", "Bearer secret"]), 401)
+    for header in ("host", "x_original_url", "x_forwarded_prefix", "x_authorization"):
+        check_error(guarded.get("/tasks", **{header: "/docs"}), 401)
+
+
+@pytest.mark.parametrize("token", ["voilà", "пух", "a b", "s3cret-ü\udcff", "秘密\u3000"])
+def test_a_token_is_any_text_and_the_scheme_in_any_case(start: Start, token: str) -> None:
+    client = start(TODO_TOKEN=f"{token}\n")  # a file's last line ends so
+    for scheme in ("Bearer ", "bearer ", "BEARER ", "bEaReR  ", "Bearer \t"):
+        check_tagged(client.get("/tasks", authorization=scheme + token), [])
+    check_error(client.get("/tasks", authorization=f"Bearer {token[:-1]}"), 401)
+
+
+# CORS
+
+ORIGINS = "https://a.example, http://localhost:3000"
+EXPOSED = {"access_control_expose_headers": "ETag, Link, Location, Retry-After"}
+OTHERS = ["https://b.example", "https://a.example.evil", "http://a.example", "null", "*", ""]
+OTHERS += ["https://a.example:8443", "https://A.EXAMPLE", "https://a.example/", "a.example"]
+
+
+def allowed(origin: str) -> dict[str, str]:
+    """The headers with which an origin is allowed to read an answer."""
+    return {**EXPOSED, "access_control_allow_origin": origin, "vary": "Origin"}
+
+
+@pytest.fixture
+def shop(start: Start) -> Client:
+    """A client of an application with a token that two other origins may call."""
+    return start(TODO_CORS_ORIGINS=ORIGINS, TODO_TOKEN="secret")
+
+
+@pytest.mark.parametrize("origin", ORIGINS.split(", "))
+def test_an_allowed_origin_may_read_every_answer(shop: Client, origin: str) -> None:
+    cors, given = allowed(origin), {"origin": origin, "authorization": "Bearer secret"}
+    check_tagged(shop.post("/tasks", **given), {**TASK, "id": 1}, location="/tasks/1", **cors)
+    check_tagged(shop.get("/tasks", **given), [{**TASK, "id": 1}], **cors)
+    check_error(shop.get("/nothing", **given), 404, "Not Found", **cors)
+    check_error(shop.post("/tasks", content_type="text/plain", **given), 415, **cors)
+    check_error(shop.get("/tasks", origin=origin), 401, **cors)
+    assert shop.get("/tasks", if_none_match=r"*", **given).status_code == 304
+
+
+@pytest.mark.parametrize("origin", OTHERS)
+def test_another_origin_may_not(shop: Client, origin: str) -> None:
+    given = {"origin": origin, "authorization": "Bearer secret"}
+    preflight = shop.options("/tasks", access_control_request_method="PUT", **given)
+    for answer in (preflight, shop.get("/tasks", **given)):
+        assert "access-control-allow-origin" not in answer.headers
+        assert "Origin" in answer.headers["vary"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
+def test_a_preflight_needs_no_token_and_allows_every_header(shop: Client, method: str) -> None:
+    wanted = "authorization, content-type, idempotency-key, if-match, if-none-match"
+    preflight = {"access_control_request_method": method, "access_control_request_headers": wanted}
+    answer = shop.options("/tasks/1", origin="https://a.example", **preflight)
+    assert (answer.status_code, answer.text) == (200, "OK")
+    assert answer.headers["access-control-allow-origin"] == "https://a.example"
+    assert method in answer.headers["access-control-allow-methods"].split(", ")
+    given = answer.headers["access-control-allow-headers"].lower().split(", ")
+    assert set(wanted.split(", ")) <= set(given)
+
+
+def test_a_star_allows_every_origin(start: Start) -> None:
+    client = start(TODO_CORS_ORIGINS="*")
+    for origin in ("https://b.example", "null"):
+        check(client.get("/info", origin=origin), "starlette", **allowed("*"))
+
+
+def test_without_origins_nothing_is_said_of_them(client: Client) -> None:
+    check(client.get("/info", origin="https://a.example"), "starlette")
+    preflight = {"origin": "https://a.example", "access_control_request_method": "PUT"}
+    assert fields(client.options("/info", **preflight)).keys() == {"allow"}
+
+
+# What is refused at start
+
+NO_ORIGINS = ["localhost:3000", "https://a.example/", "https://A.example", "HTTPS://a.example"]
+NO_ORIGINS += ["https://a.example:443", "http://a.example:80", "http://a.example:0", "https://"]
+NO_ORIGINS += ["http://a.example:65536", "http://a.example:", "https://*.example", "null", "'x'"]
+NO_ORIGINS += ["http://a.example#", "http://u@a.example", "http://a..example", "http://a.example:x"]
+MORE = ["http://a.example:443", "https://a.example:80", "http://[::1]:3000", "moz-extension://1-2"]
+MORE += ["http://127.0.0.1", "https://xn--bcher-kva.example", "https://a.example:65535"]
+
+
+@pytest.mark.parametrize("origin", NO_ORIGINS)
+def test_what_is_no_origin_is_refused(start: Start, origin: str) -> None:
+    with pytest.raises(todo.StartRefused, match=r"^TODO_CORS_ORIGINS: .*is no origin") as refused:
+        start(TODO_CORS_ORIGINS=f"https://a.example,{origin}")
+    assert repr(origin) in str(refused.value)
+
+
+@pytest.mark.parametrize("origin", MORE)
+def test_what_browsers_send_is_an_origin(start: Start, origin: str) -> None:
+    answer = start(TODO_CORS_ORIGINS=origin).get("/info", origin=origin)
+    assert answer.headers["access-control-allow-origin"] == origin
+
+
+@pytest.mark.parametrize("token", ["", " ", "\n", "a\nb", "a\x00b", "a\x7f"])
+def test_a_token_that_no_client_could_send_is_refused(start: Start, token: str) -> None:
+    with pytest.raises(todo.StartRefused, match=r"^TODO_TOKEN is empty, or"):
+        start(TODO_TOKEN=token)
+
+
+# The database
+
+
+@pytest.mark.parametrize("settings", [{}, {"TODO_DB": ""}])
+def test_the_file_is_todo_db_in_the_working_directory(
+    portal: BlockingPortal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with closing(Client(portal, **settings).open()) as client:
+        client.create()
+    assert (tmp_path / "todo.db").stat().st_size > 0
+
+
+def test_a_start_says_in_one_line_which_file_it_serves(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "uvicorn.error")
+    client = start()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert str(client.db) in line
+
+
+# The root path
+
+
+def test_everything_works_below_a_root_path(start: Start) -> None:
+    client = start(TODO_TOKEN="secret")
+    below = {"root_path": "/api", "authorization": "Bearer secret"}
+    task = client.post("/api/tasks", **below)
+    check_tagged(task, {**TASK, "id": 1}, location="/api/tasks/1")
+    check_tagged(client.get("/api/tasks/1", **below), task.json())
+    client.post("/api/tasks", **below)
+    page = client.get("/api/tasks?limit=1&x=y", **below)
+    assert page.headers["link"] == '</api/tasks?limit=1&x=y&after=1>; rel="next"'
+    for path in OPEN:
+        assert client.get(f"/api{path}", root_path="/api").status_code == 200
+    check_error(client.get("/api/info", root_path="/api"), 401)
+    check_error(client.get("/api/docs/", root_path="/api"), 401)
+    check_error(client.get("/api/nothing", **below), 404, "Not Found")
+    check(client.get("/api/", **below), "Hello, world!")
+
+
+def test_a_proxy_may_take_the_root_path_away(serve: Callable[..., Server]) -> None:
+    with serve("--root-path", "/api").client() as client:
+        assert client.post("/tasks", json=TASK).headers["location"] == "/api/tasks/1"
+        check_tagged(client.get("/tasks/1"), {**TASK, "id": 1})
+
+
+# Middleware
+
+
+def test_middleware_can_be_added(start: Start) -> None:
+    client = start(TODO_TOKEN="secret")
+    client.application.add_middleware(GZipMiddleware, minimum_size=10)
+    answer = client.get("/info", accept_encoding="gzip", authorization="Bearer secret")
+    assert answer.headers["content-encoding"] == "gzip"
+    assert answer.json() == "starlette"
+    check_error(client.get("/info"), 401, vary="Accept-Encoding")
+
+
+def test_the_application_can_be_wrapped(start: Start) -> None:
+    client = start()
+    wrapped = client.app = GZipMiddleware(client.application, minimum_size=10)
+    answer = client.get("/info", accept_encoding="gzip")
+    assert (answer.headers["content-encoding"], answer.json()) == ("gzip", "starlette")
+    client.close()
+    received = iter(["lifespan.startup", "lifespan.shutdown"])
+    sent = []
+
+    async def receive() -> Any:
+        return {"type": next(received)}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    client.portal.call(wrapped, {"type": "lifespan", "app": None, "state": {}}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]

@@ -1,0 +1,180 @@
+"""Random sequences of requests to tasks that exist, or nearly, compared with a model."""
+
+import string
+from typing import Any, ClassVar
+
+import httpx
+import pytest
+from helpers import Client, check, check_error, check_tagged, compact, entry, tag
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+names = st.sampled_from(["", "milk", "Milk", "bread\x00", "é%_"]) | st.text(max_size=8)
+dones = st.booleans()
+written = st.sampled_from([(True, True), ("on", True), (1, True), (0.0, False), ("No", False)])
+which = st.integers(0, 6)  # which of all tasks that there were, from the last
+bodies = st.fixed_dictionaries({"name": names, "done": dones}, optional={"id": which})
+patches = st.fixed_dictionaries({}, optional={"name": names, "done": dones, "id": which})
+faults = st.sampled_from([("name", 5, "string_type"), ("done", "maybe", "bool_parsing")])
+conditions = st.sampled_from(["none", "none", "current", "weak", "old", "star", "list"])
+queries = st.fixed_dictionaries(
+    {},
+    optional={
+        "done": st.sampled_from(["true", "false"]),
+        "q": st.sampled_from(["", "m", "MILK", "\x00", "%", "é", "z"]),
+        "limit": st.integers(1, 4),
+        "after": which,
+    },
+)
+
+
+class Tasks(RuleBasedStateMachine):
+    """The server and the model do the same: a dictionary of tasks, and one of keys."""
+
+    client: ClassVar[Client]
+
+    @initialize()
+    def start(self) -> None:
+        for word in ("true", "false"):
+            self.client.delete(f"/tasks?done={word}")
+        self.tasks: dict[int, dict[str, Any]] = {}
+        self.keys: dict[str, tuple[object, object, int]] = {}
+        self.tags: dict[bytes, str] = {}
+        self.ids = [self.client.create().json()["id"]]
+        self.client.delete(f"/tasks/{self.ids[0]}")
+
+    def same_task(self, answer: httpx.Response, id: int, **headers: str) -> None:
+        """The answer is the task; a tag belongs to one representation, and it to the tag."""
+        check_tagged(answer, self.tasks[id], **headers)
+        assert self.tags.setdefault(answer.content, tag(answer)) == tag(answer)
+        assert len(set(self.tags.values())) == len(self.tags)
+
+    def created(self, answer: httpx.Response, name: str, done: bool) -> int:
+        id = int(answer.json()["id"])
+        assert id > max(self.ids)
+        self.ids.append(id)
+        self.tasks[id] = {"name": name, "done": done, "id": id}
+        self.same_task(answer, id, location=f"/tasks/{id}")
+        return id
+
+    def nth(self, which: int) -> int:
+        return self.ids[-1 - which % len(self.ids)]
+
+    def forget(self, *ids: int) -> None:
+        for id in ids:
+            del self.tasks[id]
+        self.keys = {key: made for key, made in self.keys.items() if made[2] in self.tasks}
+
+    def if_match(self, condition: str, id: int) -> dict[str, str]:
+        current = self.tags[compact(self.tasks[id])] if id in self.tasks else '"gone"'
+        others = [tag for tag in self.tags.values() if tag != current]
+        old = others[0] if others else '"old"'
+        values = {"current": current, "weak": f"W/{current}", "old": old, "star": "*"}
+        values["list"] = f"{old}, W/{old}, {current}"
+        return {} if condition == "none" else {"if_match": values[condition]}
+
+    @rule(name=names, done=written)
+    def create(self, name: str, done: tuple[object, bool]) -> None:
+        answer = self.client.post("/tasks", {"name": name, "done": done[0]})
+        self.created(answer, name, done[1])
+
+    @rule(key=st.sampled_from("abc"), name=st.sampled_from("xy"), done=dones)
+    def create_once(self, key: str, name: str, done: bool) -> None:
+        answer = self.client.post("/tasks", {"name": name, "done": done}, idempotency_key=key)
+        if key not in self.keys:
+            self.keys[key] = name, done, self.created(answer, name, done)
+        elif self.keys[key][:2] == (name, done):
+            id = self.keys[key][2]
+            self.same_task(answer, id, location=f"/tasks/{id}")
+        else:
+            error = entry("idempotency_key_reused", "header idempotency-key", key)
+            check_error(answer, 422, [error])
+
+    @rule(which=which)
+    def read(self, which: int) -> None:
+        id = self.nth(which)
+        answer = self.client.get(f"/tasks/{id}")
+        if id in self.tasks:
+            self.same_task(answer, id)
+        else:
+            check_error(answer, 404, "Task not found")
+
+    @rule(which=which, body=bodies, condition=conditions)
+    def replace(self, which: int, body: dict[str, Any], condition: str) -> None:
+        self.change("PUT", self.nth(which), body, condition)
+
+    @rule(which=which, body=patches, condition=conditions)
+    def update(self, which: int, body: dict[str, Any], condition: str) -> None:
+        self.change("PATCH", self.nth(which), body, condition)
+
+    @rule(which=which, condition=conditions)
+    def delete(self, which: int, condition: str) -> None:
+        self.change("DELETE", self.nth(which), b"", condition)
+
+    def change(self, method: str, id: int, body: Any, condition: str) -> None:
+        headers = self.if_match(condition, id)
+        answer = self.client.request(method, f"/tasks/{id}", body, **headers)
+        if id not in self.tasks:
+            check_error(answer, 404, "Task not found")
+        elif condition in ("weak", "old"):
+            check_error(answer, 412, etag=self.tags[compact(self.tasks[id])])
+        elif method == "DELETE":
+            check(answer, 1)
+            self.forget(id)
+        else:
+            self.tasks[id] |= {**body, "id": id}
+            self.same_task(answer, id)
+
+    @rule(which=which, body=bodies, fault=faults, method=st.sampled_from(["PUT", "PATCH"]))
+    def miss(self, which: int, body: Any, fault: tuple[str, object, str], method: str) -> None:
+        name, value, type = fault
+        answer = self.client.request(method, f"/tasks/{self.nth(which)}", {**body, name: value})
+        check_error(answer, 422, [entry(type, f"body {name}", value)])
+
+    @rule(done=dones)
+    def delete_by_done(self, done: bool) -> None:
+        ids = [id for id, task in self.tasks.items() if task["done"] is done]
+        check(self.client.delete(f"/tasks?done={done}"), len(ids))
+        self.forget(*ids)
+
+    @rule(query=queries)
+    def search(self, query: dict[str, Any]) -> None:
+        query = {"q": "", "after": len(self.ids) - 1, **query}
+        after = query["after"] = self.nth(query["after"])
+        wanted = query["q"].translate(LOWER)
+        found = [
+            task
+            for id, task in self.tasks.items()
+            if id > after
+            and wanted in task["name"].translate(LOWER)
+            and str(task["done"]).lower() == query.get("done", str(task["done"]).lower())
+        ]
+        page = found[: query.get("limit")]
+        answer = self.client.get(f"/tasks?{httpx.QueryParams(query)}")
+        links = {}
+        if page != found:
+            last = str(page[-1]["id"])
+            link = httpx.QueryParams(query).remove("after").add("after", last)
+            links["link"] = f'</tasks?{link}>; rel="next"'
+        check_tagged(answer, page, **links)
+
+    @invariant()
+    def same_list(self) -> None:
+        if hasattr(self, "tasks"):
+            assert self.client.tasks() == [*self.tasks.values()]
+
+
+@pytest.mark.parametrize("examples", [10, pytest.param(150, marks=pytest.mark.slow)])
+def test_the_server_does_what_the_model_does(client: Client, examples: int) -> None:
+    machine = type("Machine", (Tasks,), {"client": client})
+    quick = settings(max_examples=examples, stateful_step_count=40, deadline=None, database=None)
+    run_state_machine_as_test(machine, settings=settings(quick, suppress_health_check=HealthCheck))
