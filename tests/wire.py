@@ -1,0 +1,115 @@
+"""A raw connection to a server, and what only the tests of real servers need."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+from processes import Server
+
+JSON = {"Content-Type": "application/json"}
+
+
+class Wire:
+    """A connection on which anything can be sent, and each answer read as it comes."""
+
+    def __init__(self, server: Server) -> None:
+        self.socket = socket.create_connection(server.address, timeout=30)
+        self.file = self.socket.makefile("rb")
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        self.socket.close()
+
+    def send(self, data: bytes) -> Wire:
+        self.socket.sendall(data)
+        return self
+
+    def request(
+        self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] = JSON
+    ) -> Wire:
+        """Send a request; its length is declared unless its headers say something of it."""
+        return self.send(written(method, target, body, headers))
+
+    def head(self) -> httpx.Response:
+        """The status and the headers of the next answer, whose body is not read yet."""
+        status = self.file.readline().split()
+        if not status:
+            raise ConnectionError("closed")
+        lines = []
+        while line := self.file.readline().strip():
+            lines.append(tuple(line.split(b": ", 1)))
+        return httpx.Response(int(status[1]), headers=lines)  # type: ignore[arg-type]
+
+    def answer(self) -> httpx.Response:
+        """The next answer, which is not one to HEAD; raise ConnectionError if there is none."""
+        head = self.head()
+        stream = httpx.ByteStream(self.body(head))
+        answer = httpx.Response(head.status_code, headers=head.headers, stream=stream)
+        answer.read()
+        return answer
+
+    def body(self, head: httpx.Response) -> bytes:
+        """What follows this head; raise ConnectionError if it breaks off."""
+        if "transfer-encoding" not in head.headers:
+            return self.file.read(int(head.headers.get("content-length", 0)))
+        pieces = []
+        while True:
+            size = self.file.readline()
+            if not size:
+                raise ConnectionError("broken off")
+            pieces.append(self.file.read(int(size, 16) + 2)[:-2])
+            if not pieces[-1]:
+                return b"".join(pieces)
+
+    def rest(self) -> bytes:
+        """All that comes until the server closes the connection."""
+        try:
+            return self.file.read()
+        except ConnectionError:
+            return b""
+
+    def vanish(self, reset: bool) -> None:
+        """Go away at once: with a reset, or quietly."""
+        if reset:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.__exit__()
+
+
+def written(method: str, target: str, body: bytes, headers: Mapping[str, str] = JSON) -> bytes:
+    """A request as it is sent."""
+    fields = {"Host": "test", **headers}
+    if body and not {"Content-Length", "Transfer-Encoding"} & fields.keys():
+        fields["Content-Length"] = str(len(body))
+    lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {fields[name]}" for name in fields]]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def chunked(*pieces: bytes) -> bytes:
+    """A body in chunks, and its end."""
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (*pieces, b""))
+
+
+def cut(data: bytes, size: int) -> list[bytes]:
+    """Data in pieces of a size."""
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def ask(
+    server: Server, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] = JSON
+) -> httpx.Response:
+    """The answer to one request on a connection of its own."""
+    with Wire(server) as wire:
+        return wire.request(method, target, body, headers).answer()
+
+
+def memory(server: Server, kind: str = "VmRSS") -> int:
+    """The memory of a server in bytes: now, or (VmHWM) the most that it had."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.partition(f"{kind}:")[2].split()[0]) * 1024
