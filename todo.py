@@ -299,8 +299,8 @@ JSON_DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 async def read_body(request: Request) -> bytearray:
     """Return the body; raise HTTPException (415, 413, 408) or ClientDisconnect."""
     if not JSON_TYPE.fullmatch(header(request, b"content-type") or ""):
-        await discard_body(request)
-        raise HTTPException(415, "Send JSON with Content-Type: application/json (curl --json does)")
+        detail = "Send JSON with Content-Type: application/json (curl --json does)"
+        raise HTTPException(415, detail, await discard_body(request))
     body = bytearray()
     more = True
     size = int(header(request, b"content-length") or 0)
@@ -309,20 +309,23 @@ async def read_body(request: Request) -> bytearray:
         body += chunk
         size = len(body)
     if size > BODY_LIMIT:
-        if more:
-            await discard_body(request)
-        raise HTTPException(413, f"The body is larger than {BODY_LIMIT} bytes: send less")
+        headers = await discard_body(request) if more else {}
+        raise HTTPException(413, f"The body is larger than {BODY_LIMIT} bytes: send less", headers)
     return body
 
 
-async def discard_body(request: Request) -> None:
-    """Read the rest of a body: a client that closes once it is sent must still hear the refusal."""
+async def discard_body(request: Request) -> dict[str, str]:
+    """Read the rest of a body: a client that closes once it is sent must still hear the refusal.
+
+    Returns headers for that: the connection can't be used again if the rest did not come.
+    """
     size = 0
     more = True
     with contextlib.suppress(HTTPException, ClientDisconnect):
         while more and size < DISCARD_LIMIT:
             chunk, more = await next_chunk(request)
             size += len(chunk)
+    return {"Connection": "close"} if more else {}
 
 
 async def next_chunk(request: Request) -> tuple[bytes, bool]:
@@ -607,7 +610,7 @@ def answer_error(error: BaseException) -> Answer:
 
 def failure(status: int, detail: str, error: BaseException) -> Answer:
     """Log a failure that passes, and return its answer."""
-    log.error("%s: %s: %s", detail, type(error).__name__, error)
+    log.error("%s: %.300r", detail, error)
     headers = {"Cache-Control": "no-store"}
     if status == 503:
         headers["Retry-After"] = "1"
@@ -649,7 +652,7 @@ async def respond(operation: Operation, scope: Scope, receive: Receive, send: Se
     try:
         await answer(scope, receive, send)
     except (Exception, asyncio.CancelledError) as error:  # too late for another answer
-        log.error("An answer broke off: %s: %s", type(error).__name__, error)
+        log.error("An answer broke off: %.300r", error)
 
 
 def route_path(scope: Scope) -> str:
@@ -694,10 +697,10 @@ class Resource(BaseRoute):
 
     async def refuse_method(self, request: Request, database: Database) -> Answer:
         """Raise 405, or 404 for a path that has no methods at all."""
-        await discard_body(request)
+        headers = await discard_body(request)
         if not self.operations:
-            raise HTTPException(404)
-        raise HTTPException(405, headers={"Allow": self.allow})
+            raise HTTPException(404, headers=headers)
+        raise HTTPException(405, headers={"Allow": self.allow, **headers})
 
 
 routes = [  # the busiest first: Starlette tries them in turn
@@ -732,8 +735,8 @@ class TokenMiddleware:
         return scheme.lower() == "bearer" and secrets.compare_digest(sent, self.token)
 
     async def refuse(self, request: Request, database: Database) -> Answer:
-        await discard_body(request)
-        raise HTTPException(401, "Not authenticated", {"WWW-Authenticate": "Bearer"})
+        headers = {"WWW-Authenticate": "Bearer", **await discard_body(request)}
+        raise HTTPException(401, "Not authenticated", headers)
 
 
 class Application(Starlette):
