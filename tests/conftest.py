@@ -1,18 +1,4 @@
-"""What tests are given.
-
-In this process:
-
-    client          a client of the application that all tests share, with its table emptied
-    start           start(TODO_TOKEN="x") is a client of another that is set up so, on a file of the
-                    test's own that is empty; a second one on the same file stands for a worker
-    empty           the path of a file without tasks, to be copied
-
-A real uvicorn:
-
-    server          the one that all tests share, whatever is in its file
-    serve           serve("--workers", "2", TODO_TOKEN="x") starts another, on a file of its own
-                    that is empty, or on db=...
-"""
+"""What tests are given: applications in this process, and real servers."""
 
 import shutil
 import sqlite3
@@ -43,7 +29,10 @@ def empty(portal: BlockingPortal, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def start(portal: BlockingPortal, empty: Path, tmp_path: Path) -> Iterator[Callable[..., Client]]:
-    """Start applications in this process; the test's end stops them."""
+    """start(TODO_TOKEN="x") is a client of an application with these settings, stopped at the end.
+
+    It has a file of the test's own; a second one on the same file stands for a worker.
+    """
     db = tmp_path / "todo.db"
     shutil.copy(empty, db)
     clients = []
@@ -78,7 +67,7 @@ def client(shared: Client) -> Client:
 
 @pytest.fixture
 def serve(empty: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Start real servers; the test's end kills them."""
+    """serve("--workers", "2", TODO_TOKEN="x") starts a uvicorn on an empty file, or on db=..."""
     servers = []
 
     def serve(*options: str, db: Path | None = None, **settings: object) -> Server:

@@ -21,17 +21,9 @@ TASK = {"name": "milk", "done": False}
 BREAD = {"name": "bread", "done": True}
 DEFAULTS: dict[str, object] = {"POST": TASK, "PUT": BREAD, "PATCH": {"done": True}}
 BODY_ROUTES = [("POST", "/tasks"), ("PUT", "/tasks/1"), ("PATCH", "/tasks/1")]
-METHODS = {
-    "/": "GET HEAD OPTIONS",
-    "/info": "GET HEAD OPTIONS",
-    "/tasks": "GET HEAD POST DELETE OPTIONS",
-    "/tasks/": "GET HEAD POST DELETE OPTIONS",
-    "/tasks/1": "GET HEAD PUT PATCH DELETE OPTIONS",
-    "/tasks/x": "GET HEAD PUT PATCH DELETE OPTIONS",
-    "/healthz": "GET HEAD OPTIONS",
-    "/openapi.json": "GET HEAD OPTIONS",
-    "/docs": "GET HEAD OPTIONS",
-}
+METHODS = dict.fromkeys(["/", "/info", "/healthz", "/openapi.json", "/docs"], "GET HEAD OPTIONS")
+METHODS |= dict.fromkeys(["/tasks", "/tasks/"], "GET HEAD POST DELETE OPTIONS")
+METHODS |= dict.fromkeys(["/tasks/1", "/tasks/x"], "GET HEAD PUT PATCH DELETE OPTIONS")
 
 
 class Client:

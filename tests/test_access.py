@@ -3,12 +3,10 @@
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from anyio.from_thread import BlockingPortal
 from helpers import METHODS, TASK, Client, check, check_error, check_tagged, fields
-from processes import Server
 from starlette.middleware.gzip import GZipMiddleware
 
 import todo
@@ -39,14 +37,13 @@ def test_every_route_wants_the_token(guarded: Client, path: str) -> None:
 @pytest.mark.parametrize("path", OPEN)
 def test_three_routes_want_none(guarded: Client, path: str) -> None:
     for method, status in [("GET", 200), ("HEAD", 200), ("OPTIONS", 204), ("POST", 405)]:
-        assert guarded.request(method, path).status_code == status
-        assert guarded.request(method, path, authorization="Bearer x").status_code == status
+        for header in ({}, {"authorization": "Bearer x"}):
+            assert guarded.request(method, path, **header).status_code == status
 
 
 def test_no_other_header_will_do(guarded: Client) -> None:
-    for sent in BAD:
+    for sent in [*BAD, ["Bearer secret", "Bearer secret"]]:
         check_error(guarded.get("/tasks", authorization=sent), 401)
-    check_error(guarded.get("/tasks", authorization=["Bearer secret", "Bearer secret"]), 401)
     for header in ("host", "x_original_url", "x_forwarded_prefix", "x_authorization"):
         check_error(guarded.get("/tasks", **{header: "/docs"}), 401)
 
@@ -61,15 +58,15 @@ def test_a_token_is_any_text_and_the_scheme_in_any_case(start: Start, token: str
 
 # CORS
 
-ORIGINS = "https://a.example, http://localhost:3000"
-EXPOSED = {"access_control_expose_headers": "ETag, Link, Location, Retry-After"}
 OTHERS = ["https://b.example", "https://a.example.evil", "http://a.example", "null", "*", ""]
 OTHERS += ["https://a.example:8443", "https://A.EXAMPLE", "https://a.example/", "a.example"]
+ORIGINS = "https://a.example, http://localhost:3000"
 
 
 def allowed(origin: str) -> dict[str, str]:
     """The headers with which an origin is allowed to read an answer."""
-    return {**EXPOSED, "access_control_allow_origin": origin, "vary": "Origin"}
+    exposed = {"access_control_expose_headers": "ETag, Link, Location, Retry-After"}
+    return {**exposed, "access_control_allow_origin": origin, "vary": "Origin"}
 
 
 @pytest.fixture
@@ -82,11 +79,9 @@ def shop(start: Start) -> Client:
 def test_an_allowed_origin_may_read_every_answer(shop: Client, origin: str) -> None:
     cors, given = allowed(origin), {"origin": origin, "authorization": "Bearer secret"}
     check_tagged(shop.post("/tasks", **given), {**TASK, "id": 1}, location="/tasks/1", **cors)
-    check_tagged(shop.get("/tasks", **given), [{**TASK, "id": 1}], **cors)
     check_error(shop.get("/nothing", **given), 404, "Not Found", **cors)
     check_error(shop.post("/tasks", content_type="text/plain", **given), 415, **cors)
     check_error(shop.get("/tasks", origin=origin), 401, **cors)
-    assert shop.get("/tasks", if_none_match=r"*", **given).status_code == 304
 
 
 @pytest.mark.parametrize("origin", OTHERS)
@@ -106,8 +101,8 @@ def test_a_preflight_needs_no_token_and_allows_every_header(shop: Client, method
     assert (answer.status_code, answer.text) == (200, "OK")
     assert answer.headers["access-control-allow-origin"] == "https://a.example"
     assert method in answer.headers["access-control-allow-methods"].split(", ")
-    given = answer.headers["access-control-allow-headers"].lower().split(", ")
-    assert set(wanted.split(", ")) <= set(given)
+    allowed = answer.headers["access-control-allow-headers"].lower()
+    assert {*wanted.split(", ")} <= {*allowed.split(", ")}
 
 
 def test_a_star_allows_every_origin(start: Start) -> None:
@@ -124,10 +119,17 @@ def test_without_origins_nothing_is_said_of_them(client: Client) -> None:
 
 # What is refused at start
 
-NO_ORIGINS = ["localhost:3000", "https://a.example/", "https://A.example", "HTTPS://a.example"]
-NO_ORIGINS += ["https://a.example:443", "http://a.example:80", "http://a.example:0", "https://"]
-NO_ORIGINS += ["http://a.example:65536", "http://a.example:", "https://*.example", "null", "'x'"]
-NO_ORIGINS += ["http://a.example#", "http://u@a.example", "http://a..example", "http://a.example:x"]
+
+PORTS = [":443", ":0", ":65536", ":", ":x"]
+NO_ORIGINS = [f"https://a.example{it}" for it in [*PORTS, "/", "#"]]
+NO_ORIGINS += [
+    "localhost:3000",
+    "https://A.example",
+    "HTTPS://a.example",
+    "http://a.example:80",
+    "null",
+]
+NO_ORIGINS += ["https://", "https://*.example", "'x'", "http://u@a.example", "http://a..example"]
 MORE = ["http://a.example:443", "https://a.example:80", "http://[::1]:3000", "moz-extension://1-2"]
 MORE += ["http://127.0.0.1", "https://xn--bcher-kva.example", "https://a.example:65535"]
 
@@ -164,67 +166,33 @@ def test_the_file_is_todo_db_in_the_working_directory(
     assert (tmp_path / "todo.db").stat().st_size > 0
 
 
-def test_a_start_says_in_one_line_which_file_it_serves(
-    start: Start, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO", "uvicorn.error")
-    client = start()
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert str(client.db) in line
-
-
 # The root path
 
 
-def test_everything_works_below_a_root_path(start: Start) -> None:
-    client = start(TODO_TOKEN="secret")
+def test_everything_works_below_a_root_path(guarded: Client) -> None:
     below = {"root_path": "/api", "authorization": "Bearer secret"}
-    task = client.post("/api/tasks", **below)
+    task = guarded.post("/api/tasks", **below)
     check_tagged(task, {**TASK, "id": 1}, location="/api/tasks/1")
-    check_tagged(client.get("/api/tasks/1", **below), task.json())
-    client.post("/api/tasks", **below)
-    page = client.get("/api/tasks?limit=1&x=y", **below)
-    assert page.headers["link"] == '</api/tasks?limit=1&x=y&after=1>; rel="next"'
-    for path in OPEN:
-        assert client.get(f"/api{path}", root_path="/api").status_code == 200
-    check_error(client.get("/api/info", root_path="/api"), 401)
-    check_error(client.get("/api/docs/", root_path="/api"), 401)
-    check_error(client.get("/api/nothing", **below), 404, "Not Found")
-    check(client.get("/api/", **below), "Hello, world!")
-
-
-def test_a_proxy_may_take_the_root_path_away(serve: Callable[..., Server]) -> None:
-    with serve("--root-path", "/api").client() as client:
-        assert client.post("/tasks", json=TASK).headers["location"] == "/api/tasks/1"
-        check_tagged(client.get("/tasks/1"), {**TASK, "id": 1})
+    for path in ("/api/tasks/1", "/tasks/1"):  # a proxy may take the root path away
+        check_tagged(guarded.get(path, **below), task.json())
+    guarded.post("/api/tasks", **below)
+    link = '</api/tasks?limit=1&x=y&after=1>; rel="next"'
+    assert guarded.get("/api/tasks?limit=1&x=y", **below).headers["link"] == link
+    for path, status in [*dict.fromkeys(OPEN, 200).items(), ("/info", 401), ("/docs/", 401)]:
+        assert guarded.get(f"/api{path}", root_path="/api").status_code == status
+    check_error(guarded.get("/api/nothing", **below), 404, "Not Found")
+    check(guarded.get("/api/", **below), "Hello, world!")
 
 
 # Middleware
 
 
-def test_middleware_can_be_added(start: Start) -> None:
-    client = start(TODO_TOKEN="secret")
-    client.application.add_middleware(GZipMiddleware, minimum_size=10)
-    answer = client.get("/info", accept_encoding="gzip", authorization="Bearer secret")
-    assert answer.headers["content-encoding"] == "gzip"
-    assert answer.json() == "starlette"
-    check_error(client.get("/info"), 401, vary="Accept-Encoding")
-
-
-def test_the_application_can_be_wrapped(start: Start) -> None:
-    client = start()
-    wrapped = client.app = GZipMiddleware(client.application, minimum_size=10)
-    answer = client.get("/info", accept_encoding="gzip")
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_middleware_can_be_added_or_wrapped_around(guarded: Client, wrapped: bool) -> None:
+    if wrapped:
+        guarded.app = GZipMiddleware(guarded.application, minimum_size=10)
+    else:
+        guarded.application.add_middleware(GZipMiddleware, minimum_size=10)
+    answer = guarded.get("/info", accept_encoding="gzip", authorization="Bearer secret")
     assert (answer.headers["content-encoding"], answer.json()) == ("gzip", "starlette")
-    client.close()
-    received = iter(["lifespan.startup", "lifespan.shutdown"])
-    sent = []
-
-    async def receive() -> Any:
-        return {"type": next(received)}
-
-    async def send(message: Any) -> None:
-        sent.append(message["type"])
-
-    client.portal.call(wrapped, {"type": "lifespan", "app": None, "state": {}}, receive, send)
-    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    check_error(guarded.get("/info"), 401, vary="Accept-Encoding")

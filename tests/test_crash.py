@@ -237,21 +237,24 @@ def test_a_write_that_the_database_refuses_fails_alone(start: Start, fault: str)
 # The file under the server
 
 
-@pytest.mark.parametrize("event", ["moved", "replaced"])
+@pytest.mark.parametrize("event", ["moved", "replaced", "linked", "log replaced"])
 def test_a_file_that_is_not_where_it_was_takes_no_writes(
     start: Start, empty: Path, event: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = start()
     client.create()
-    kept = client.db.rename(client.db.with_name("kept.db"))
-    if event == "replaced":
-        shutil.copy(empty, client.db)
+    lost = client.db.with_name("todo.db-wal") if event == "log replaced" else client.db
+    kept = lost.rename(lost.with_name("kept"))
+    if event == "linked":
+        lost.symlink_to(kept)
+    elif event != "moved":
+        shutil.copy(empty, lost)
     for answer in (client.post("/tasks"), client.delete("/tasks/1"), client.get("/healthz")):
         check_error(answer, 503)
     assert [record.levelname for record in caplog.records] == ["ERROR"] * 3
     assert all(f"{client.db} was moved or replaced" in text for text in caplog.messages)
     assert client.tasks() == [TASK | {"id": 1}]
-    kept.rename(client.db)
+    kept.rename(lost)
     for answer in (client.post("/tasks"), client.get("/healthz")):
         assert answer.status_code == 200
 

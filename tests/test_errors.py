@@ -10,7 +10,8 @@ import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
-from pathlib import Path
+from itertools import product
+from urllib.parse import unquote_plus
 
 import pytest
 from helpers import (
@@ -21,6 +22,7 @@ from helpers import (
     TASK,
     Client,
     check,
+    check_empty,
     check_error,
     compact,
     entry,
@@ -35,10 +37,11 @@ def short(value: object) -> str:
 
 
 @pytest.fixture
-def hasty(client: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
-    """A client of an application that waits for the rest of a body for a moment only."""
+def hasty(start: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> Client:
+    """A client of an application that waits for bodies and locks for a moment only."""
     monkeypatch.setattr(todo, "BODY_TIMEOUT", 0.02)
-    return client
+    monkeypatch.setattr(todo, "WRITE_TIMEOUT", 0.05)
+    return start()
 
 
 async def pieces(*chunks: bytes) -> AsyncIterator[bytes]:
@@ -49,7 +52,7 @@ async def pieces(*chunks: bytes) -> AsyncIterator[bytes]:
 
 async def stalled(*chunks: bytes) -> AsyncIterator[bytes]:
     """A body of which the rest never comes."""
-    for chunk in chunks:
+    async for chunk in pieces(*chunks):
         yield chunk
     await asyncio.Event().wait()
 
@@ -58,22 +61,12 @@ async def stalled(*chunks: bytes) -> AsyncIterator[bytes]:
 
 # 400
 
+TASK_WITH = '{"name":"x","done":true,"more":%s}'
 UNREADABLE = [
-    b"\xff",
-    b'{"name":"\xff","done":true}',
-    b'{"name":"\xed\xa0\x80","done":true}',  # half a character, encoded
-    b'{"name":"\xc0\x80","done":true}',  # an overlong NUL
-    b'{"name":"x","done":true,"more":"\xff"}',
-    compact(TASK).decode().encode("utf-16"),
-    '{"name":"é"}'.encode("utf-16-le"),
-    '{"name":"é"}'.encode("latin-1"),
-    b'{"name":"x","done":%s}' % (b"1" * 4301),  # more digits than Python reads
-    b"[" * 100_000,
-    b'{"name":"x","done":true,"more":%s}' % (b"[" * 10_000 + b"]" * 10_000),
-    b'{"name":1e999,"done":true}',  # what a 422 could not repeat
-    b'{"name":"x","done":[-1e999]}',
-    b"1e999",
-    b'{"name":1e999}',
+    *[b"\xff", b"1e999", b'{"name":1e999}', b'{"name":"x","done":[-1e999]}', b"[" * 100_000],
+    *[b'{"name":"%s"}' % it for it in (b"\xff", b"\xed\xa0\x80", b"\xc0\x80")],
+    *[(TASK_WITH % '"é"').encode(it) for it in ("utf-16", "utf-16-le", "latin-1")],
+    *[(TASK_WITH % it).encode() for it in ("1" * 4301, "[" * 10_000 + "]" * 10_000)],
 ]
 
 
@@ -85,23 +78,20 @@ def test_400_if_the_body_cannot_be_read(client: Client, body: bytes) -> None:
 
 def test_nesting_of_any_depth_is_a_clear_answer(client: Client) -> None:
     for depth in [*range(900, 1100, 3), 5000, 100_000]:
-        deep = b"[" * depth + b"]" * depth
-        unknown = client.post("/tasks", b'{"name":"x","done":true,"more":%s}' % deep)
-        known = client.post("/tasks", b'{"name":%s,"done":true}' % deep)
-        assert unknown.status_code in (200, 400)
-        assert known.status_code in (422, 400)
-        assert known.content.startswith(b'{"detail":')
+        deep = "[" * depth + "]" * depth
+        assert client.post("/tasks", (TASK_WITH % deep).encode()).status_code in (200, 400)
+        assert client.post("/tasks", b'{"name":%s}' % deep.encode()).status_code in (422, 400)
 
 
 # 404
 
-PATHS = ["/nothing", "/Tasks", "/tasks.json", "/tasks/1/", "/tasks/1/x", "/tasks//", "//tasks"]
-PATHS += ["/tasks//1", "//", "/info/", "/healthz/", "/docs/", "/openapi.json/", "/openapiXjson"]
-PATHS += ["/%0A", "/info%0A", "/tasks%0A", "/tasks/%0A", "/tasks/1%0A", "/docs%0A", "/healthz%20"]
-PATHS += ["/tasks/1%2F", "/tasks%2F1%2F2", "/tasks%3Fdone=true", "/%2e%2e/tasks", "/redoc", "/x/"]
+
+PATHS = "/nothing /Tasks /tasks.json /tasks/1/ /tasks/1/x /tasks// //tasks /tasks//1 // /info/ /x/"
+PATHS += " /healthz/ /docs/ /openapi.json/ /openapiXjson /%0A /info%0A /tasks%0A /tasks/%0A /redoc"
+PATHS += " /tasks/1%0A /docs%0A /healthz%20 /tasks/1%2F /tasks%2F1%2F2 /tasks%3Fdone=true"
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", [*PATHS.split(), "/%2e%2e/tasks"])
 def test_404_for_an_unknown_path_whatever_the_method(client: Client, path: str) -> None:
     client.create(done=True)
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
@@ -109,13 +99,12 @@ def test_404_for_an_unknown_path_whatever_the_method(client: Client, path: str) 
     assert len(client.tasks()) == 1
 
 
-IDS = ["0", "01", "+1", "-1", "1.0", "1.", "1e0", "0x1", "1_0", "%201", "1%20", "1%09", "%0A1", "x"]
-IDS += ["1%00", "1x", "%EF%BC%91", "%D9%A1", "%C2%B9", "null", "true", "*", "1,2", "%FF", "'1'"]
-IDS += ["1%20OR%201=1", "1;2", "%C2%A01", "2", str(2**63 - 1), str(2**63), str(2**64 + 1)]
-IDS += ["9" * 5000, "0" * 5000 + "1", "1" + "0" * 5000]
+IDS = "0 01 +1 -1 1.0 1. 1e0 0x1 1_0 %201 1%20 1%09 %0A1 x 1%00 1x %EF%BC%91 %D9%A1 %C2%B9 null"
+IDS += " true * 1,2 %FF '1' 1%20OR%201=1 1;2 %C2%A01 2"
+LONG_IDS = [str(2**63 - 1), str(2**63), str(2**64 + 1), "9" * 5000, "0" * 5000 + "1"]
 
 
-@pytest.mark.parametrize("id", IDS, ids=short)
+@pytest.mark.parametrize("id", [*IDS.split(), *LONG_IDS], ids=short)
 def test_404_for_an_id_that_no_task_has(client: Client, id: str) -> None:
     task = client.create()
     for method, body in [("GET", b""), ("PUT", BREAD), ("PATCH", {}), ("DELETE", b"")]:
@@ -128,12 +117,13 @@ def test_404_for_an_id_that_no_task_has(client: Client, id: str) -> None:
 
 
 @pytest.mark.parametrize(("path", "methods"), METHODS.items())
-def test_405_names_every_method_of_the_path(client: Client, path: str, methods: str) -> None:
-    others = {"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"}
-    for method in others - set(methods.split()):
-        answer = client.request(method, path)
-        check_error(answer, 405, allow=answer.headers["allow"])
-        assert sorted(answer.headers["allow"].split(", ")) == sorted(methods.split())
+def test_405_and_options_name_every_method(client: Client, path: str, methods: str) -> None:
+    options = client.options(path)
+    allow = options.headers["allow"]
+    check_empty(options, 204, allow=allow)
+    assert sorted(allow.split(", ")) == sorted(methods.split())
+    for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE"} - {*methods.split()}:
+        check_error(client.request(method, path), 405, allow=allow)
 
 
 # 408
@@ -146,49 +136,18 @@ def test_408_if_the_rest_of_a_body_does_not_come(hasty: Client, sent: list[bytes
     assert hasty.tasks() == []
 
 
-def test_a_body_may_take_longer_if_it_never_pauses_for_so_long(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(todo, "BODY_TIMEOUT", 0.3)
-
-    async def slow() -> AsyncIterator[bytes]:
-        for byte in (b"{", b'"name":"milk",', b'"done":false', b"}"):
-            await asyncio.sleep(0.1)
-            yield byte
-
-    assert client.post("/tasks", slow()).json() == {**TASK, "id": 1}
-
-
-@pytest.mark.slow
-def test_408_comes_after_10_seconds(client: Client) -> None:
-    answer = client.begin("POST", "/tasks", stalled(b"{"))
-    with pytest.raises(TimeoutError):
-        answer.result(9.5)
-    check_error(answer.result(2), 408)
-
-
 # 413
 
-LARGEST = b'{"done":true,"name":"x"%s}' % (b" " * (MIB - 24))
+LARGEST = compact(TASK).ljust(MIB)
 
 
-def test_a_body_of_1_mib_is_not_too_large(client: Client) -> None:
-    assert len(LARGEST) == MIB
-    assert client.post("/tasks", LARGEST).status_code == 200
-    assert client.post("/tasks", pieces(LARGEST[:1000], LARGEST[1000:])).status_code == 200
-
-
-LARGER = [(LARGEST + b" ", {}), (b"x" * 3 * MIB, {}), (LARGEST + b" ", {"content_length": "5"})]
-LARGER += [(b"\xff", {"content_length": str(size)}) for size in (MIB + 1, 2**62)]
-
-
-@pytest.mark.parametrize(("body", "headers"), LARGER, ids=short)
-def test_413_if_the_body_is_larger(client: Client, body: bytes, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize("size", ["5", str(MIB + 1), str(2**62), None])
+def test_413_if_the_body_is_larger_than_1_mib(client: Client, size: str | None) -> None:
+    headers = {} if size is None else {"content_length": size}
     for method, path in BODY_ROUTES:
-        check_error(client.request(method, path, body, **headers), 413)
-        if not headers:
-            check_error(client.request(method, path, pieces(body[:MIB], body[MIB:])), 413)
+        check_error(client.request(method, path, pieces(LARGEST, b" "), **headers), 413)
     assert client.tasks() == []
+    assert client.post("/tasks", pieces(LARGEST)).status_code == 200
 
 
 REFUSED = [("/tasks", 413, {}), ("/tasks", 415, {"content_type": "x"}), ("/none", 404, {})]
@@ -211,30 +170,27 @@ def test_what_is_sent_of_a_refused_body_is_read_up_to_16_mib(
 
     assert client.post(path, endless(), **headers).status_code == status
     assert 16 <= read <= 18
-    answer = client.post(path, pieces(bytes(MIB), bytes(MIB)), **headers)
-    assert answer.status_code == status
 
 
-@pytest.mark.parametrize(("status", "type"), [(415, "text/plain"), (413, "application/json")])
-def test_a_refused_body_that_stalls_hears_its_refusal(
-    hasty: Client, status: int, type: str
-) -> None:
-    check_error(hasty.post("/tasks", stalled(bytes(MIB + 1)), content_type=type), status)
+def test_a_refused_body_that_stalls_hears_its_refusal_and_no_more(hasty: Client) -> None:
+    answer = hasty.post("/tasks", stalled(b"{"), content_type="text/plain")
+    check_error(answer, 415, connection="close")
+    check_error(hasty.post("/tasks", stalled(bytes(MIB + 1))), 413, connection="close")
+    check_error(hasty.post("/nowhere", stalled(b"{")), 404, "Not Found", connection="close")
 
 
 # 415
 
-NO_JSON = ["", "text/plain", "text/json", "application/x-www-form-urlencoded", "application/jsonx"]
-NO_JSON += ["multipart/form-data; boundary=x", "application/json+x", "application/x-json", "json"]
-NO_JSON += ["text/plain; application/json", "application/x/y+json", "application/json, text/plain"]
+
+TYPES = "text/plain text/json json application/jsonx application/json+x application/x-json"
+TYPES += " application/x-www-form-urlencoded multipart/form-data;boundary=x application/x/y+json"
+TYPES += " text/plain;application/json application/json,text/plain"
 
 
-@pytest.mark.parametrize("content_type", [*NO_JSON, []], ids=short)
+@pytest.mark.parametrize("content_type", [*TYPES.split(), "", []], ids=short)
 def test_415_if_it_is_not_sent_as_json(client: Client, content_type: object) -> None:
-    for method, path in BODY_ROUTES:
-        for body in (TASK, b""):
-            answer = client.request(method, path, body, content_type=content_type)
-            check_error(answer, 415)
+    for (method, path), body in product(BODY_ROUTES, (TASK, b"")):
+        check_error(client.request(method, path, body, content_type=content_type), 415)
     assert client.tasks() == []
 
 
@@ -247,6 +203,7 @@ NO_STRINGS = [None, True, 0, -1.5, [], {}, ["x"], 10**4000]
 NO_BOOLEANS = [None, [], {}, [True], 0.5, 1e-300, 1e19, 2**63]
 NO_OBJECTS = [[], 1, 1.5, "", "x", True, False, [TASK]]
 EMPTY = [b"", b"null", b" null ", b"\xef\xbb\xbfnull"]
+CONSTANTS = ["NaN", "Infinity", "-Infinity"]
 HALVES = [r"\ud800", r"\udfff", r"a\ud83d b", r"\udc00\ud800"]
 
 
@@ -265,13 +222,17 @@ def malformed(body: bytes) -> tuple[bytes, list]:
     """A body that is no JSON, and where it breaks."""
     with pytest.raises(json.JSONDecodeError) as broken:
         json.loads(body.decode("utf-8-sig"))
-    error = broken.value
-    return body, [entry("json_invalid", f"body {error.pos}", {}, error=error.msg)]
+    return body, [no_json(f"body {broken.value.pos}", broken.value.msg)]
+
+
+def no_json(loc: str, error: str) -> dict:
+    return entry("json_invalid", loc, {}, error=error)
 
 
 TWO_FAULTS = entry("string_type", "body name", 5), entry("bool_parsing", "body done", "maybe")
 FAULTS = [
     *[malformed(body) for body in [b" ", b'"\n"', b'"\x01"', *MALFORMED.split()]],
+    *[(it.encode(), [no_json("body 0", f"{it} is not JSON")]) for it in CONSTANTS],
     *[(compact(it), [entry("model_attributes_type", "body", it)]) for it in NO_OBJECTS],
     *[(it, [entry("missing", "body", None)]) for it in EMPTY],
     *[with_value("name", "string_type", it) for it in NO_STRINGS],
@@ -284,9 +245,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("body", "errors"), FAULTS, ids=short)
-def test_422_has_an_entry_for_each_fault_of_a_body(
-    client: Client, body: bytes, errors: list
-) -> None:
+def test_422_has_an_entry_for_each_fault(client: Client, body: bytes, errors: list) -> None:
     client.create()
     for method, path in BODY_ROUTES:
         check_error(client.request(method, path, body), 422, errors)
@@ -301,48 +260,35 @@ def test_422_for_each_member_that_is_missing(client: Client, body: dict) -> None
     check_error(client.put("/tasks/1", body), 422, errors)
 
 
-@pytest.mark.parametrize("body", ["NaN", "[Infinity]", '{"name":"x","done":true,"more":-Infinity}'])
-def test_422_for_numbers_that_are_not_json(client: Client, body: str) -> None:
-    answer = client.post("/tasks", body.encode())
-    (found,) = answer.json()["detail"]
-    error = entry("json_invalid", "body 0", {}, error=found["ctx"]["error"])
-    check_error(answer, 422, [{**error, "loc": ["body", found["loc"][1]]}])
-
-
 # 422: headers and parameters
 
 PATTERN = {"pattern": "^[!-~]{1,255}$"}
 
 
 @pytest.mark.parametrize("key", ["", "a b", '"a b"', "x" * 256, "é", "ключ", "a\tb"], ids=short)
-def test_422_for_a_bad_idempotency_key(client: Client, key: str) -> None:
+def test_422_lists_a_bad_idempotency_key_first(client: Client, key: str) -> None:
     sent = key.encode().decode("latin-1")
-    error = entry("string_pattern_mismatch", "header idempotency-key", sent, **PATTERN)
-    check_error(client.post("/tasks", idempotency_key=key), 422, [error])
+    bad_key = entry("string_pattern_mismatch", "header idempotency-key", sent, **PATTERN)
+    for body, errors in [(TASK, []), (b"", [entry("missing", "body", None)]), FAULTS[-1]]:
+        check_error(client.post("/tasks", body, idempotency_key=key), 422, [bad_key, *errors])
     assert client.tasks() == []
 
 
-def test_422_lists_the_fault_of_the_header_first(client: Client) -> None:
-    bad_key = entry("string_pattern_mismatch", "header idempotency-key", "a b", **PATTERN)
-    for body, errors in [FAULTS[-1], (b"", [entry("missing", "body", None)])]:
-        check_error(client.post("/tasks", body, idempotency_key="a b"), 422, [bad_key, *errors])
-
-
-NO_DIGITS = [("", ""), ("x", "x"), ("1.5", "1.5"), ("1e1", "1e1"), ("-1", "-1"), ("%2B1", "+1")]
-NO_DIGITS += [("+1", " 1"), ("1+", "1 "), ("1_0", "1_0"), ("1%00", "1\x00"), ("1%0A", "1\n")]
-NO_DIGITS += [("%D9%A1", "\u0661"), ("%C2%B2", "\u00b2"), ("%FF", "\ufffd"), ("0x1", "0x1")]
-NO_DONES = [
-    ("done", ""),
-    ("done=", ""),
-    ("done=2", "2"),
-    ("done=+true", " true"),
-    ("done=1.0", "1.0"),
-]
+NO_DIGITS = ["", "x", "1.5", "-1", "%2B1", "+1", "1_0", "1%00", "1%0A", "%D9%A1", "%C2%B2", "%FF"]
+NO_DONES = ["", "2", "+true", "1.0"]
 BOTH = entry("bool_parsing", "query done", "z"), entry("int_parsing", "query after", "y")
+
+
+def bad(type: str, name: str, text: str) -> tuple[str, list]:
+    """A query with a value that cannot be read, and the entry for it."""
+    return f"{name}={text}", [entry(type, f"query {name}", unquote_plus(text))]
+
+
 PARAMETERS = [
-    *[(query, [entry("bool_parsing", "query done", it)]) for query, it in NO_DONES],
-    *[(f"limit={text}", [entry("int_parsing", "query limit", it)]) for text, it in NO_DIGITS],
-    *[(f"after={text}", [entry("int_parsing", "query after", it)]) for text, it in NO_DIGITS],
+    *[bad("bool_parsing", "done", text) for text in NO_DONES],
+    *[bad("int_parsing", "limit", text) for text in NO_DIGITS],
+    *[bad("int_parsing", "after", text) for text in NO_DIGITS],
+    ("done", [entry("bool_parsing", "query done", "")]),
     ("limit=0", [entry("greater_than_equal", "query limit", "0", ge=1)]),
     ("limit=1&limit=1001", [entry("less_than_equal", "query limit", "1001", le=1000)]),
     (f"limit={'1' * 5000}", [entry("less_than_equal", "query limit", "1" * 5000, le=1000)]),
@@ -367,18 +313,17 @@ DELETIONS = [
     ("?Done=true", [MISSING, EXTRAS["Done"]]),
     ("?done=all&q=", [NO_DONE, EXTRAS["q"]]),
     ("?limit=1&done=true", [EXTRAS["limit"]]),
-    ("?done=true&done=true", [EXTRAS["done"]]),
     ("?done=false&done=true", [EXTRAS["done"]]),
 ]
 
 
 @pytest.mark.parametrize(("query", "errors"), DELETIONS)
-def test_422_rather_than_delete_more_than_was_meant(
-    client: Client, query: str, errors: list
+@pytest.mark.parametrize("path", ["/tasks", "/tasks/"])
+def test_422_rather_than_delete_too_many(
+    client: Client, path: str, query: str, errors: list
 ) -> None:
     client.create(done=True)
-    for path in ("/tasks", "/tasks/"):
-        check_error(client.delete(path + query), 422, errors)
+    check_error(client.delete(path + query), 422, errors)
     assert len(client.tasks()) == 1
 
 
@@ -413,48 +358,18 @@ def one_line(caplog: pytest.LogCaptureFixture) -> str:
     return record.getMessage()
 
 
-@pytest.fixture
-def impatient(start: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> Client:
-    """A client of an application that waits for locks for a moment only."""
-    monkeypatch.setattr(todo, "WRITE_TIMEOUT", 0.05)
-    return start()
-
-
-@pytest.mark.parametrize(("method", "path"), WRITES)
-def test_503_while_another_program_holds_the_lock(
-    impatient: Client, caplog: pytest.LogCaptureFixture, method: str, path: str
+def test_503_while_another_program_holds_the_lock_and_it_never_happens(
+    hasty: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    task = impatient.create().json()
-    with locked(impatient.db):
-        check_error(impatient.request(method, path, TASK), 503)
-        one_line(caplog)
-        assert impatient.tasks() == [task]
-        check(impatient.get("/healthz"), {"status": "ok"}, cache_control="no-store")
-    assert impatient.request(method, path, TASK).status_code == 200
-
-
-def test_writes_that_were_given_up_never_happen(impatient: Client) -> None:
-    with locked(impatient.db):
-        waiting = [impatient.begin("POST", "/tasks", TASK) for _ in range(20)]
-        for write in waiting:
-            check_error(write.result(10), 503)
-    assert impatient.create().json()["id"] == 1
-    assert len(impatient.tasks()) == 1
-
-
-@pytest.mark.parametrize("replace", [False, True])
-def test_503_for_writes_and_health_if_the_file_was_moved(
-    start: Callable[..., Client], caplog: pytest.LogCaptureFixture, empty: Path, replace: bool
-) -> None:
-    client = start()
-    client.create()
-    client.db.rename(client.db.with_name("moved.db"))
-    if replace:
-        client.db.write_bytes(empty.read_bytes())
-    for method, path in [*WRITES, ("GET", "/healthz")]:
-        check_error(client.request(method, path, TASK), 503)
-        assert "moved or replaced" in one_line(caplog)
-    assert len(client.tasks()) == 1
+    task = hasty.create().json()
+    with locked(hasty.db):
+        for method, path in WRITES:
+            check_error(hasty.request(method, path, BREAD), 503)
+            one_line(caplog)
+        assert hasty.tasks() == [task]
+        check(hasty.get("/healthz"), {"status": "ok"}, cache_control="no-store")
+    assert hasty.create().json()["id"] == 2
+    assert hasty.tasks()[0] == task
 
 
 def test_503_for_health_if_the_tasks_cannot_be_read(
@@ -467,45 +382,21 @@ def test_503_for_health_if_the_tasks_cannot_be_read(
     assert "no such table" in one_line(caplog)
 
 
-@pytest.mark.slow
-def test_503_comes_after_5_seconds(start: Callable[..., Client]) -> None:
-    client = start()
-    with locked(client.db):
-        write = client.begin("POST", "/tasks", TASK)
-        with pytest.raises(TimeoutError):
-            write.result(4.5)
-        check_error(write.result(1.5), 503)
-
-
 # 507
 
 
 def test_507_while_there_is_no_room(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     """SQLite says that it is full when it runs out of ids, too."""
     task = client.create().json()
-    set_last_id(client.db, 2**63 - 1)
-    for _ in range(2):
-        check_error(client.post("/tasks"), 507)
-        assert "full" in one_line(caplog)
-    assert client.tasks() == [task]
-    assert client.put("/tasks/1", BREAD).status_code == 200
-    set_last_id(client.db, 1)
+    with closing(sqlite3.connect(client.db, isolation_level=None)) as db:
+        db.execute("UPDATE sqlite_sequence SET seq = ?", [2**63 - 1])
+        for _ in range(2):
+            check_error(client.post("/tasks"), 507)
+            assert "full" in one_line(caplog)
+        assert client.tasks() == [task]
+        assert client.put("/tasks/1", BREAD).status_code == 200
+        db.execute("UPDATE sqlite_sequence SET seq = 1")
     assert client.create().json()["id"] == 2
-
-
-def set_last_id(db: Path, id: int) -> None:
-    with closing(sqlite3.connect(db)) as connection, connection:
-        connection.execute("UPDATE sqlite_sequence SET seq = ?", [id])
-
-
-def test_a_write_that_fails_fails_alone(client: Client) -> None:
-    client.create()
-    set_last_id(client.db, 2**63 - 1)
-    with locked(client.db):  # so that they wait, and share a transaction
-        writes = [("POST", "/tasks", 507), ("PUT", "/tasks/1", 200)] * 5
-        answers = [client.begin(method, path, BREAD) for method, path, _ in writes]
-        client.get("/")
-    assert [answer.result(10).status_code for answer in answers] == [row[2] for row in writes]
 
 
 # The order of refusals
@@ -524,10 +415,8 @@ ORDER = [  # a request with every fault, and each mended in its turn
 ]
 
 
-def test_refusals_come_in_order(
-    start: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(todo, "BODY_TIMEOUT", 0.02)
+@pytest.mark.usefixtures("hasty")
+def test_refusals_come_in_order(start: Callable[..., Client]) -> None:
     client = start(TODO_TOKEN="token")
     client.post("/tasks", authorization="Bearer token")
     for turn, (status, _) in enumerate(ORDER):
@@ -537,5 +426,4 @@ def test_refusals_come_in_order(
             request |= faults
         path, body = request.pop("path"), request.pop("body")
         for method in ("PUT", "PATCH"):
-            answer = client.request(method, path, body(), **request)
-            assert answer.status_code == status
+            assert client.request(method, path, body(), **request).status_code == status

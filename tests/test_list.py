@@ -4,24 +4,15 @@ import asyncio
 import re
 import sqlite3
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import product
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 import httpx
 import pytest
-from helpers import (
-    Client,
-    check,
-    check_tagged,
-    compact,
-    fields,
-    insert,
-    strict,
-    tag,
-)
+from helpers import Client, check, check_tagged, compact, fields, insert, strict, tag
 
 import todo
 
@@ -33,21 +24,20 @@ NAMES += ["äpfel", "\u017fKI", "ski", "+ +", "a\ufffdb"]
 
 def next_page(answer: httpx.Response) -> str | None:
     """Where the Link of a page leads, if it has one."""
-    if "link" not in answer.headers:
-        return None
-    found = re.fullmatch(r'<(/tasks\?[!-~]+)>; rel="next"', answer.headers["link"])
-    assert found, answer.headers["link"]
-    return found[1]
+    link = answer.headers.get("link")
+    return link and re.fullmatch(r'<(/tasks\?[!-~]+)>; rel="next"', link)[1]
 
 
-def pages(client: Client, target: str | None) -> Iterator[list[dict[str, Any]]]:
-    """Every page of a list, as the Links lead."""
+def check_pages(client: Client, query: str, expected: list[dict[str, Any]], limit: int) -> None:
+    """Check that the pages to which the Links lead are full, but for the last, and have these."""
+    target: str | None = f"/tasks?{query}"
+    found = []
     while target is not None:
         answer = client.get(target)
-        assert answer.status_code == 200
-        yield strict(answer.content)
-        assert next_page(answer) != target
+        found.append(strict(answer.content))
         target = next_page(answer)
+    assert [task for page in found for task in page] == expected
+    assert [len(page) for page in found[:-1]] == [limit] * ((len(expected) - 1) // limit)
 
 
 def names(client: Client, query: str) -> list[str]:
@@ -72,26 +62,18 @@ def long(portal: Any, empty: Any, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.mark.parametrize("done", [None, True, False])
 def test_parameters_combine(client: Client, done: bool | None, limit: int | None) -> None:
     insert(client.db, [(name, number % 3 == 0) for number, name in enumerate(NAMES)])
-    tasks = client.tasks()
+    tasks = [task for task in client.tasks() if done is None or task["done"] is done]
     for q, after in product([None, "", "MI", "%", "\x00", "Ä", "sk", "nowhere"], [None, 0, 5, 99]):
         wanted = (q or "").translate(LOWER)
-        expected = [
-            task
-            for task in tasks
-            if wanted in task["name"].translate(LOWER)
-            and task["id"] > (after or 0)
-            and task["done"] in ([True, False] if done is None else [done])
-        ]
+        found = [task for task in tasks if wanted in task["name"].translate(LOWER)]
         query = {"done": done, "q": q, "limit": limit, "after": after}
         given = {name: value for name, value in query.items() if value is not None}
-        found = list(pages(client, f"/tasks?{urlencode(given)}"))
-        assert [task for page in found for task in page] == expected
-        assert {len(page) for page in found[:-1]} <= {limit}
-        assert limit is None or len(found[-1]) <= limit
+        expected = [task for task in found if task["id"] > (after or 0)]
+        check_pages(client, urlencode(given), expected, limit or LONG)
 
 
 FOUND = {"": NAMES, "mILk": NAMES[:3], "100%25": [NAMES[2]], "%26+more%3D": [NAMES[2]]}
-FOUND |= {"%00": NAMES[5:7], "%00b": NAMES[5:7], "SKI": ["ski"], "%2B+%2B": ["+ +"], "m.lk": []}
+FOUND |= {"%00b": NAMES[5:7], "SKI": ["ski"], "%2B+%2B": ["+ +"], "m.lk": []}
 FOUND |= {"a%FFb": ["a\ufffdb"]}  # what is not UTF-8 is read as replacement characters
 
 
@@ -99,16 +81,8 @@ FOUND |= {"a%FFb": ["a\ufffdb"]}  # what is not UTF-8 is read as replacement cha
 def test_q_finds_the_text_in_the_name(client: Client, q: str, found: list[str]) -> None:
     insert(client.db, [(name, False) for name in NAMES])
     assert names(client, f"q={q}") == found
-    one_by_one = pages(client, f"/tasks?q={q}&limit=1")
-    assert [task["name"] for page in one_by_one for task in page] == found
-
-
-def test_q_finds_every_character_as_itself(client: Client) -> None:
-    letters = [chr(code) for code in [*range(256), 0x130, 0x131, 0x17F, 0x212A, 0xFFFD, 0x1F44D]]
-    insert(client.db, [(f"<{letter}>", False) for letter in letters])
-    for letter in letters:
-        alike = [other for other in letters if other.translate(LOWER) == letter.translate(LOWER)]
-        assert names(client, urlencode({"q": f"<{letter}>"})) == [f"<{it}>" for it in alike]
+    tasks = [task for task in client.tasks() if task["name"] in found]
+    check_pages(client, f"q={q}&limit=1", tasks, 1)
 
 
 @pytest.mark.parametrize("query", ["DONE=x&LIMIT=0", "done[]=x", "=", "&&", "%", "limit=0002"])
@@ -121,24 +95,20 @@ def test_unknown_parameters_are_ignored(client: Client, query: str) -> None:
 # Pages
 
 
-PARAMS = [
-    [("limit", "1"), ("q", "a&b=c%d+e f")],
-    [("q", "é#?;/<>\"'\\,👍"), ("limit", "2"), ("done", "YES")],
-    [("q", "\x00"), ("limit", "2"), ("x", "1"), ("x", "é&"), ("", "")],
-    [("after", "0"), ("limit", "3"), ("after", "1"), ("q", "")],
-    [("done", "no"), ("done", "on"), ("limit", "1"), ("limit", "2")],
+QUERIES_OF_PAGES = [
+    "limit=1&q=a%26b%3Dc%25d%2Be+f",
+    "q=%C3%A9%23%3F%3B%2F%3C%3E%22%27%5C%2C%F0%9F%91%8D&limit=2&done=YES",
+    "q=%00&limit=2&x=1&x=%C3%A9%26&=",
+    "done=no&done=on&limit=1&limit=2&q=",
 ]
 
 
-@pytest.mark.parametrize("params", PARAMS, ids=urlencode)
-def test_a_link_keeps_every_other_parameter(client: Client, params: list[tuple[str, str]]) -> None:
+@pytest.mark.parametrize("query", QUERIES_OF_PAGES)
+def test_a_link_keeps_every_other_parameter(client: Client, query: str) -> None:
     insert(client.db, [("a&b=c%d+e f é#?;/<>\"'\\,👍 \x00", True)] * 5)
-    first = client.get(f"/tasks?{urlencode(params)}")
-    link = next_page(first)
-    assert link is not None
-    kept = [(name, value) for name, value in params if name != "after"]
-    kept.append(("after", str(first.json()[-1]["id"])))
-    assert sorted(parse_qsl(link.partition("?")[2], keep_blank_values=True)) == sorted(kept)
+    for after in ("", "&after=0&after=1"):
+        first = client.get(f"/tasks?{query}{after}")
+        assert next_page(first) == f"/tasks?{query}&after={first.json()[-1]['id']}"
 
 
 @pytest.mark.parametrize("path", ["/tasks", "/tasks/"])
@@ -148,27 +118,24 @@ def test_a_page_has_a_link_only_while_more_remain(client: Client, path: str) -> 
     for limit in (4, 5, 1000):
         check_tagged(client.get(f"{path}?limit={limit}"), tasks)
     check_tagged(client.get(f"{path}?limit=2&after=2"), tasks[2:])
-    check_tagged(client.get(f"{path}?limit=1&done=true"), [])
-    link = '</tasks?limit=2&after=2>; rel="next"'
-    check_tagged(client.get(f"{path}?limit=2"), tasks[:2], link=link)
-    assert client.head(f"{path}?limit=2").headers["link"] == link
     link = '</tasks?limit=2&after=3>; rel="next"'
     check_tagged(client.get(f"{path}?limit=2&after=1"), tasks[1:3], link=link)
+    assert client.head(f"{path}?limit=2&after=1").headers["link"] == link
 
 
 RARE = [*range(100, LONG + 1, 100)]
 COMMON = [id for id in range(1, LONG + 1) if id not in RARE]
 QUERIES = {"q=rare": RARE, "done=true": RARE, "q=RARE&done=1": RARE, "q=rare&after=99": RARE}
 QUERIES |= {"q=%C3%A91&done=false": [id for id in COMMON if str(id)[0] == "1"], "done=no": COMMON}
+QUERIES |= {"q=nowhere": [], "after=2000": []}
 
 
 @pytest.mark.parametrize(("query", "ids"), QUERIES.items(), ids=QUERIES)
 def test_a_page_is_full_while_more_remain(long: Client, query: str, ids: list[int]) -> None:
-    assert [task["id"] for task in long.get(f"/tasks?{query}").json()] == ids
+    tasks = long.get(f"/tasks?{query}").json()
+    assert [task["id"] for task in tasks] == ids
     for limit in (10, 19, 20, 299, 300, 301, 1000):
-        found = list(pages(long, f"/tasks?{query}&limit={limit}"))
-        assert [task["id"] for page in found for task in page] == ids
-        assert [len(page) for page in found[:-1]] == [limit] * ((len(ids) - 1) // limit)
+        check_pages(long, f"{query}&limit={limit}", tasks, limit)
 
 
 # The whole list
@@ -188,12 +155,6 @@ def test_a_list_of_at_most_300_tasks_has_a_tag_and_a_longer_one_is_streamed(
     else:
         assert (answer.status_code, answer.content) == (200, compact(expected))
         assert fields(answer) == {"content-type": "application/json"}
-
-
-def test_a_search_that_finds_nothing_is_an_empty_array(long: Client) -> None:
-    assert long.get("/tasks?q=nowhere").content == b"[]"
-    check_tagged(long.get("/tasks?q=nowhere&limit=5"), [])
-    check_tagged(long.get(f"/tasks?after={LONG}"), [])
 
 
 class Reader:
@@ -255,21 +216,6 @@ def test_a_list_whose_rest_is_deleted_ends_as_an_array(client: Client) -> None:
     assert 0 < len(strict(reader.finish())) < 1_000
 
 
-def test_a_list_that_breaks_off_is_one_line_in_the_log(
-    start: Callable[..., Client], caplog: pytest.LogCaptureFixture
-) -> None:
-    client = start()
-    insert(client.db, [("x", False)] * 1_000)
-    reader = Reader(client, "/tasks")
-    with closing(sqlite3.connect(client.db)) as db:
-        db.execute("DROP TABLE task")
-    reader.finish()
-    assert reader.sent[-1]["more_body"]
-    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert "no such table" in record.getMessage()
-    assert record.exc_info is None
-
-
 @pytest.fixture
 def slow(client: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
     """A client of an application that reads its 1,000 tasks one by one."""
@@ -295,23 +241,6 @@ def test_others_are_answered_while_a_long_list_is_read(slow: Client, query: str)
 
 # How SQLite reads
 
-Plan = Callable[[str], list[str]]
-
-
-@pytest.fixture(scope="module")
-def plan(long: Client) -> Iterator[Plan]:
-    """Say how SQLite would run a statement of sql/."""
-    with closing(sqlite3.connect(long.db)) as db:
-
-        def plan(statement: str) -> list[str]:
-            sql = (todo.FOLDER / f"sql/{statement}.sql").read_text()
-            parameters = dict.fromkeys(re.findall(r":(\w+)", sql), "1")
-            rows = db.execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall()
-            steps = [row[3].replace("COVERING ", "") for row in rows]
-            return [step for step in steps if "task" in step or "B-TREE" in step]
-
-        yield plan
-
 
 BY_ID = "SEARCH task USING INTEGER PRIMARY KEY (rowid=?)"
 PLANS = dict.fromkeys(["get_task", "replace_task", "update_task", "delete_task"], BY_ID)
@@ -321,5 +250,10 @@ PLANS["list_tasks_by_done"] = "SEARCH task USING INDEX task_done (done=? AND row
 
 
 @pytest.mark.parametrize(("statement", "expected"), PLANS.items())
-def test_no_statement_reads_more_than_it_must(plan: Plan, statement: str, expected: str) -> None:
-    assert plan(statement) == [expected]
+def test_no_statement_reads_more_than_it_must(long: Client, statement: str, expected: str) -> None:
+    sql = todo.SQL[statement]
+    with closing(sqlite3.connect(long.db)) as db:
+        parameters = dict.fromkeys(re.findall(r":(\w+)", sql), "1")
+        rows = db.execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall()
+    steps = [row[3].replace("COVERING ", "") for row in rows]
+    assert [step for step in steps if "task" in step or "B-TREE" in step] == [expected]

@@ -24,17 +24,13 @@ written = st.sampled_from([(True, True), ("on", True), (1, True), (0.0, False), 
 which = st.integers(0, 6)  # which of all tasks that there were, from the last
 bodies = st.fixed_dictionaries({"name": names, "done": dones}, optional={"id": which})
 patches = st.fixed_dictionaries({}, optional={"name": names, "done": dones, "id": which})
+changes = st.tuples(st.just("PUT"), bodies) | st.tuples(st.just("PATCH"), patches)
+changes |= st.just(("DELETE", b""))
 faults = st.sampled_from([("name", 5, "string_type"), ("done", "maybe", "bool_parsing")])
 conditions = st.sampled_from(["none", "none", "current", "weak", "old", "star", "list"])
-queries = st.fixed_dictionaries(
-    {},
-    optional={
-        "done": st.sampled_from(["true", "false"]),
-        "q": st.sampled_from(["", "m", "MILK", "\x00", "%", "é", "z"]),
-        "limit": st.integers(1, 4),
-        "after": which,
-    },
-)
+words = st.sampled_from(["", "m", "MILK", "\x00", "%", "é", "z"])
+options = {"done": st.sampled_from(["true", "false"]), "q": words, "limit": st.integers(1, 4)}
+queries = st.fixed_dictionaries({}, optional={**options, "after": which})
 
 
 class Tasks(RuleBasedStateMachine):
@@ -108,19 +104,9 @@ class Tasks(RuleBasedStateMachine):
         else:
             check_error(answer, 404, "Task not found")
 
-    @rule(which=which, body=bodies, condition=conditions)
-    def replace(self, which: int, body: dict[str, Any], condition: str) -> None:
-        self.change("PUT", self.nth(which), body, condition)
-
-    @rule(which=which, body=patches, condition=conditions)
-    def update(self, which: int, body: dict[str, Any], condition: str) -> None:
-        self.change("PATCH", self.nth(which), body, condition)
-
-    @rule(which=which, condition=conditions)
-    def delete(self, which: int, condition: str) -> None:
-        self.change("DELETE", self.nth(which), b"", condition)
-
-    def change(self, method: str, id: int, body: Any, condition: str) -> None:
+    @rule(which=which, request=changes, condition=conditions)
+    def change(self, which: int, request: tuple[str, Any], condition: str) -> None:
+        id, (method, body) = self.nth(which), request
         headers = self.if_match(condition, id)
         answer = self.client.request(method, f"/tasks/{id}", body, **headers)
         if id not in self.tasks:
@@ -176,5 +162,6 @@ class Tasks(RuleBasedStateMachine):
 @pytest.mark.parametrize("examples", [10, pytest.param(150, marks=pytest.mark.slow)])
 def test_the_server_does_what_the_model_does(client: Client, examples: int) -> None:
     machine = type("Machine", (Tasks,), {"client": client})
-    quick = settings(max_examples=examples, stateful_step_count=40, deadline=None, database=None)
-    run_state_machine_as_test(machine, settings=settings(quick, suppress_health_check=HealthCheck))
+    given = {"stateful_step_count": 40, "deadline": None, "database": None}
+    given["suppress_health_check"] = HealthCheck
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples, **given))

@@ -354,6 +354,7 @@ def test_a_list_that_breaks_off_has_no_end_and_no_second_answer(serve: Serve, lo
         with pytest.raises(ConnectionError, match="broken off"):
             wire.body(head)
         assert wire.rest() == b""
+    server.stop()
     assert "Traceback" not in server.log
     assert server.log.count("An answer broke off") == 1
 
