@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from helpers import BREAD, TASK, Client, check_error, compact, insert, locked, tag
+from helpers import BREAD, TASK, Client, check_error, insert, locked
 from processes import ROOT, Load, Server, read_trace, tasks_of, traced
 
 Serve = Callable[..., Server]
@@ -53,42 +53,6 @@ def test_a_worker_that_is_killed_loses_nothing_and_is_replaced(serve: Serve) -> 
     load.stop()
     assert load.statuses.keys() == {200}
     load.check(server)
-
-
-def race(
-    start: Start, method: str, target: str, bodies: list[object], **headers: str
-) -> list[httpx.Response]:
-    """The answers of two workers that are sent requests at once, while their writes must wait."""
-    workers = [start(), start()]
-    with locked(workers[0].db):
-        answers = [
-            workers[n % 2].begin(method, target, body, **headers) for n, body in enumerate(bodies)
-        ]
-        for worker in workers:
-            worker.get("/info")  # by now all that came before waits for its turn to write
-    return [answer.result(30) for answer in answers]
-
-
-def test_of_those_who_change_a_task_at_once_with_if_match_one_wins(start: Start) -> None:
-    client = start()
-    old = tag(client.create())
-    answers = race(
-        start, "PUT", "/tasks/1", [{"name": str(n), "done": False} for n in range(8)], if_match=old
-    )
-    (won,) = [answer for answer in answers if answer.status_code == 200]
-    for answer in answers:
-        if answer is not won:
-            check_error(answer, 412, etag=tag(won))
-    assert client.get("/tasks/1").content == won.content
-
-
-def test_an_idempotency_key_that_is_sent_to_all_at_once_creates_once(start: Start) -> None:
-    answers = race(start, "POST", "/tasks", [TASK] * 8, idempotency_key="k")
-    assert [answer.status_code for answer in answers] == [200] * 8
-    assert {answer.content for answer in answers} == {compact(TASK | {"id": 1})}
-    answers = race(start, "POST", "/tasks", [TASK, BREAD] * 4, idempotency_key="other")
-    assert [answer.status_code for answer in answers] in ([200, 422] * 4, [422, 200] * 4)
-    assert len(start().tasks()) == 2
 
 
 # SQLite 3.7.0 to 3.51.2 may corrupt a file when one process commits while another checkpoints
