@@ -399,9 +399,9 @@ async def delete_tasks(request: Request, database: Database) -> Answer:
     pairs = query_pairs(request)
     names = [name for name, _ in pairs]
     checks: dict[str, Any] = {"done": check_done}
-    for name in names:
-        if name != "done" or names.count("done") > 1:
-            checks[name] = refuse_value
+    if names.count("done") == 1:
+        names.remove("done")
+    checks |= dict.fromkeys(names, refuse_value)
     query = validate(Part("query", dict(pairs), checks, required=True))
     count = await database.write("delete_tasks", query)
     return Answer(b"%d" % count)
