@@ -204,6 +204,7 @@ def test_several_servers_of_several_workers_start_at_once_on_a_new_file(
             assert "rror" not in server.log
 
 
+@slow
 def test_several_servers_of_several_workers_start_at_once_on_an_old_file(
     serve: Serve, old: Path
 ) -> None:
@@ -438,6 +439,7 @@ def test_a_refused_start_is_one_line_in_the_log_and_exit_code_3(
     assert refusal(serve(db=db)) == f"ERROR:    Can't serve {db}: file is not a database\n"
 
 
+@slow
 def test_several_workers_stop_too_when_the_file_cant_serve(serve: Serve, tmp_path: Path) -> None:
     db = tmp_path / "diary.db"
     no_database(db)
@@ -525,6 +527,7 @@ def everything(connection: socket.socket) -> bytes:
         return file.read()
 
 
+@slow
 def test_a_stop_that_may_not_wait_answers_503(serve: Serve) -> None:
     """A body that stalls, a write that waits, and a client that does not read its long list."""
     server = serve("--timeout-graceful-shutdown", "1")
@@ -555,6 +558,7 @@ def test_a_stop_that_may_not_wait_answers_503(serve: Serve) -> None:
 # Migrations by hand
 
 
+@slow
 def test_yoyo_lists_and_applies_beside_a_running_server(serve: Serve) -> None:
     server = serve()
     load = Load()

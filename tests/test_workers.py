@@ -37,6 +37,7 @@ def test_four_workers_and_64_writers_give_nothing_but_200_and_nobody_starves(ser
     load.check(server)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_loses_nothing_and_is_replaced(serve: Serve) -> None:
     server = serve("--workers", "2")
     load = Load()
