@@ -1,3 +1,3 @@
--- Nothing. Deletes the tasks with this done.
+-- No row, but the count tells: deletes the tasks with this done.
 DELETE FROM task
 WHERE done = :done

@@ -1,4 +1,4 @@
--- The JSON of a task. The id is compared as text, so that " 1", "+1" or "01" are no ids.
+-- The JSON of a task. The id is compared as text, so that " 1", "+1" or "01" are not ids.
 SELECT json
 FROM task
 WHERE id = :id
