@@ -1046,9 +1046,11 @@ class Database:
             if size < self.wal_limit:
                 return
             self.wal_limit = size + WAL_LIMIT
-            self.writer.execute("PRAGMA busy_timeout = 100")
-            self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            self.writer.execute(f"PRAGMA busy_timeout = {WRITE_TIMEOUT * 1000:.0f}")
+            self.writer.execute("PRAGMA busy_timeout = 100")  # milliseconds
+            try:
+                self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                self.writer.execute(f"PRAGMA busy_timeout = {WRITE_TIMEOUT * 1000:.0f}")
 
     def close_file(self) -> None:
         """Close the connections; with the last one of all workers SQLite empties its log."""

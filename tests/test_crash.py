@@ -275,6 +275,23 @@ def test_the_log_shrinks_after_a_bulk_delete(start: Start) -> None:
     assert log_size(client.db) < 9 * MIB
 
 
+def test_a_clean_up_that_fails_takes_no_patience_from_later_writes(serve: Serve) -> None:
+    server = serve()
+    with closing(sqlite3.connect(server.db)) as reader, server.client() as http:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM task").fetchone()  # so that the log grows
+        insert(server.db, (("🦆" * 1000, True) for _ in range(4000)))
+        reader.rollback()
+        with tampered(server, "ftruncate:error=EIO"):
+            assert http.post("/tasks", json=TASK).status_code == 200
+        with ThreadPoolExecutor() as threads, locked(server.db) as other:
+            write = threads.submit(http.post, "/tasks", json=TASK)
+            with pytest.raises(TimeoutError):
+                write.result(0.3)
+            other.rollback()
+            assert write.result(30).status_code == 200
+
+
 @pytest.mark.slow
 def test_the_log_stays_small_under_searches_lists_and_writes(serve: Serve) -> None:
     servers = [serve(), serve(), serve()]

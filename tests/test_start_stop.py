@@ -292,6 +292,18 @@ def test_a_note_that_a_killed_start_left_blocks_no_later_one(start: Start, tmp_p
     assert time.monotonic() - began < 8
 
 
+def test_migrations_are_applied_all_or_none(serve: Serve, old: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(ROOT / "sql", folder / "sql")
+    shutil.copytree(ROOT / "migrations", folder / "migrations")
+    shutil.copy(ROOT / "todo.py", folder)
+    (folder / "migrations" / "0003-broken.sql").write_text("UPDATE nowhere SET x = 1;")
+    server = serve(db=old, prefix=("env", "-C", str(folder)))
+    assert server.wait() == 3
+    assert f"ERROR:    Can't serve {old}: no such table: nowhere\n" in server.log
+    assert applied(old) == MIGRATIONS[:1]
+
+
 def test_a_start_waits_for_another_that_holds_the_lock(serve: Serve, tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
     db = tmp_path / "new.db"
