@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from helpers import Client
 
 import todo
 
@@ -234,7 +235,10 @@ def test_a_generated_client_takes_a_task_through_its_life(
 # The page
 
 
-def test_the_page_loads_nothing_but_the_document() -> None:
+def test_the_page_is_html_and_loads_nothing_but_the_document(client: Client) -> None:
+    answer = client.get("/docs")
+    assert (answer.status_code, answer.text) == (200, todo.PAGE)
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert set(re.findall(r'(?:src|href)="([^"]*)"', todo.PAGE)) == {"data:,", "openapi.json"}
     assert "innerHTML" not in todo.PAGE
 
