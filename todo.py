@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import gc
 import glob
 import hashlib
@@ -30,15 +29,7 @@ import re
 import secrets
 import sqlite3
 import threading
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +40,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -62,19 +53,19 @@ except ImportError:  # Windows: SQLite's own lock has to do there
 
 NAME_LIMIT = 1000  # characters
 BODY_LIMIT = 2**20  # bytes
-DISCARD_LIMIT = 16 * 2**20  # bytes of a refused body that are read and thrown away
+DISCARD_LIMIT = 2**24  # bytes of a body that is too long which are read and thrown away
 BODY_TIMEOUT = 10.0  # seconds that a body may pause
 WRITE_TIMEOUT = 5.0  # seconds that a write may wait for its turn
 START_TIMEOUT = 30.0  # seconds that a start may wait for the file
 STOP_TIMEOUT = 5.0  # seconds that a stop may wait for the last writes
-PIECE = 301  # tasks in one read of a list: one of up to 300 is whole after the first
-WAL_LIMIT = 8 * 2**20  # bytes of SQLite's log (the -wal file) from which on it is emptied
+WHOLE_LIST = 300  # tasks that a list may have to be sent whole, with its ETag
+WAL_LIMIT = 2**23  # bytes of SQLite's log (the -wal file) from which on it is emptied
 
 ORIGIN = re.compile(
-    r"(?!http://.*:80$|https://.*:443$)"  # browsers leave these ports out
+    r"\*|(?!http://.*:80$|https://.*:443$)"  # browsers leave these ports out
     r"[a-z][a-z0-9+.-]*://"
     r"([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])"
-    r"(:(?P<port>[1-9][0-9]{0,4}))?"
+    r"(:(?!0|6553[6-9]|655[4-9]|65[6-9]..|6[6-9]...|[7-9]....)[0-9]{1,5})?"
 )
 
 log = logging.getLogger("uvicorn.error")  # so that a line of ours looks like one of its
@@ -84,56 +75,48 @@ class StartRefused(Exception):
     """The server can't start; the text is one sentence that names the setting or the file."""
 
 
-class Settings(NamedTuple):
-    """What the environment says, not yet checked."""
-
-    database: str
-    token: bytes | None
-    origins: list[str]
-
-
-def read_settings(environ: Mapping[str, str]) -> Settings:
-    """Return what these variables say; what is wrong with it, check_settings() finds later."""
-    token = environ.get("TODO_TOKEN")
-    return Settings(
-        database=os.path.realpath(environ.get("TODO_DB") or "todo.db"),
-        token=None if token is None else os.fsencode(token).strip(),
-        origins=environ.get("TODO_CORS_ORIGINS", "").replace(",", " ").split(),
-    )
-
-
-def check_settings(settings: Settings) -> None:
-    """Raise StartRefused for a setting that can't be meant; an origin is as in RFC 6454."""
-    if settings.token is not None and not re.fullmatch(rb"[^\x00-\x1f\x7f]+", settings.token):
-        raise StartRefused("TODO_TOKEN is empty, or has characters that no header can carry")
-    for origin in settings.origins:
-        found = ORIGIN.fullmatch(origin)
-        if origin != "*" and (found is None or int(found["port"] or 0) >= 2**16):
-            raise StartRefused(
-                f"TODO_CORS_ORIGINS: {origin!r} is no origin as browsers send it, "
-                "like https://example.com or http://localhost:3000"
-            )
-
-
 # Input
 
 JSON_TYPE = re.compile(r"application/([^\s;/]+\+)?json[ \t]*(;.*)?", re.IGNORECASE)
 KEY_PATTERN = "^[!-~]{1,255}$"
+KEY_LOC = ("header", "idempotency-key")
 UNREADABLE = "There was an error parsing the body"
-STALLED = f"No more of the body has come for {BODY_TIMEOUT:g} s"
-# 1 stands for True and 1.0 too: they are equal, and so one key.
-WORDS: dict[object, int] = dict.fromkeys((1, "1", "true", "t", "yes", "y", "on"), 1)
-WORDS |= dict.fromkeys((0, "0", "false", "f", "no", "n", "off"), 0)
+STALLED = "The rest of the body has not come in time: send it again, without a pause"
+TRUE = ("true", "t", "yes", "y", "on", "1")
+FALSE = ("false", "f", "no", "n", "off", "0")
 
-Checks = Mapping[str, Callable[[Any], Any]]
-Pairs = list[tuple[str, str]]
-Values = Mapping[str, Any]
+Object = dict[str, Any]
+
+# What may come in. The checks read their limits here, and the OpenAPI document shows the same.
+NAME = {"type": "string", "maxLength": NAME_LIMIT, "description": "What is to do"}
+DONE = {"type": "boolean", "description": "Whether it is done"}
+NEW_TASK: Object = {"name": NAME, "done": DONE}
+LIST_QUERY: Object = {
+    "done": DONE,
+    "q": {
+        "type": "string",
+        "description": "Only the tasks whose name contains this, "
+        "where ASCII letters match in either case",
+    },
+    "limit": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 1000,
+        "description": "At most this many tasks; while more remain, Link names the next page",
+    },
+    "after": {
+        "type": "integer",
+        "minimum": 0,
+        "maximum": 2**63 - 1,
+        "description": "Only the tasks with a greater id",
+    },
+}
 
 
 class Fault(Exception):
     """What is wrong with a value: type, text and context as FastAPI's clients know them."""
 
-    def entry(self, loc: Sequence[str | int], input: object) -> dict[str, Any]:
+    def entry(self, loc: object, input: object) -> Object:
         """Return the entry of a 422 for this fault, with where it is and what was sent."""
         type, msg, *context = self.args
         entry = {"type": type, "loc": loc, "msg": msg, "input": input}
@@ -146,47 +129,40 @@ class Invalid(Exception):
     """A request with faults; the argument is the list of their entries."""
 
 
-class Part(NamedTuple):
-    """A part of a request: where it is, what was sent there, and a check for each value."""
-
-    place: str
-    source: Any
-    checks: Checks
-    required: bool
-
-
 MISSING = Fault("missing", "Field required")
 NO_OBJECT = Fault(
     "model_attributes_type",
     "Input should be a valid dictionary or object to extract fields from",
 )
+EXTRA = Fault("extra_forbidden", "Extra inputs are not permitted")
+KEY_REUSED = Fault("idempotency_key_reused", "Idempotency-Key was used with another body")
 
 
-def validate(*parts: Part) -> dict[str, Any]:
-    """Return the checked values of these parts by name; raise Invalid with every fault in them."""
+def validate(place: str, source: Any, schemas: Object, required: bool, *more: Object) -> Object:
+    """Return the checked values in a part of a request, its body or its query, by name.
+
+    Raises Invalid with the entries of all its faults, after those of other parts.
+    """
     values = {}
-    entries = []
-    for part in parts:
-        if not isinstance(part.source, dict):
-            fault = MISSING if part.source is None else NO_OBJECT
-            entries.append(fault.entry([part.place], part.source))
-            continue
-        for name, check in part.checks.items():
-            if name in part.source:
-                try:
-                    values[name] = check(part.source[name])
-                except Fault as fault:
-                    entries.append(fault.entry([part.place, name], part.source[name]))
-            elif part.required:
-                sent = part.source if part.place == "body" else None
-                entries.append(MISSING.entry([part.place, name], sent))
+    entries = list(more)
+    if not isinstance(source, dict):
+        fault = MISSING if source is None else NO_OBJECT
+        raise Invalid([*entries, fault.entry([place], source)])
+    for name, schema in schemas.items():
+        if name in source:
+            try:
+                values[name] = CHECKS[schema["type"]](source[name], schema)
+            except Fault as fault:
+                entries.append(fault.entry([place, name], source[name]))
+        elif required:
+            entries.append(MISSING.entry([place, name], source if place == "body" else None))
     if entries:
         raise Invalid(entries)
     return values
 
 
-def check_name(value: Any) -> str:
-    """Return the value if it is a name; raise Fault."""
+def check_string(value: Any, schema: Object) -> Any:
+    """Return the value if it is such a string; raise Fault."""
     if not isinstance(value, str):
         raise Fault("string_type", "Input should be a valid string")
     try:
@@ -196,32 +172,35 @@ def check_name(value: Any) -> str:
             "string_unicode",
             "Input should be a valid string, unable to parse raw data as a unicode string",
         ) from None
-    if len(value) > NAME_LIMIT:
-        msg = f"String should have at most {NAME_LIMIT} characters"
-        raise Fault("string_too_long", msg, {"max_length": NAME_LIMIT})
+    most = schema.get("maxLength")
+    if most and len(value) > most:
+        msg = f"String should have at most {most} characters"
+        raise Fault("string_too_long", msg, {"max_length": most})
     return value
 
 
-def check_done(value: Any) -> int:
+def check_boolean(value: Any, schema: Object) -> Any:
     """Return 1 or 0 for what pydantic takes for a boolean; raise Fault."""
     word = value.lower() if isinstance(value, str) else value
-    if isinstance(word, str | int | float):
-        if word in WORDS:
-            return WORDS[word]
-        # pydantic's difference: a word or a whole number of 64 bits might have been a boolean.
-        if isinstance(word, str) or (word % 1 == 0 and -(2**63) <= word < 2**63):
-            msg = "Input should be a valid boolean, unable to interpret input"
-            raise Fault("bool_parsing", msg)
+    if word in TRUE or word == 1:  # so are True and 1.0
+        return 1
+    if word in FALSE or word == 0:
+        return 0
+    # pydantic's difference: a word or a whole number of 64 bits might have been a boolean.
+    is_number = isinstance(word, int | float) and word % 1 == 0 and abs(word) < 2**63
+    if is_number or isinstance(word, str):
+        msg = "Input should be a valid boolean, unable to interpret input"
+        raise Fault("bool_parsing", msg)
     raise Fault("bool_type", "Input should be a valid boolean")
 
 
-def check_number(least: int, most: int, value: str) -> int:
-    """Return a whole number in ASCII digits that is within these bounds; raise Fault."""
-    if not (value.isascii() and value.isdigit()):
+def check_integer(value: Any, schema: Object) -> Any:
+    """Return a whole number in ASCII digits that is within its bounds; raise Fault."""
+    if not re.fullmatch("[0-9]{1,4300}", value):  # int() takes no more
         msg = "Input should be a valid integer, unable to parse string as an integer"
         raise Fault("int_parsing", msg)
-    digits = value.lstrip("0")[:20]  # 20 are beyond any bound, and int() takes 4,300 at most
-    number = int(digits or "0")
+    number = int(value)
+    least, most = schema["minimum"], schema["maximum"]
     if number < least:
         msg = f"Input should be greater than or equal to {least}"
         raise Fault("greater_than_equal", msg, {"ge": least})
@@ -231,27 +210,16 @@ def check_number(least: int, most: int, value: str) -> int:
     return number
 
 
-def check_key(value: str) -> str:
-    """Return the Idempotency-Key as it was sent; raise Fault."""
-    if not re.fullmatch(KEY_PATTERN, value):
-        msg = f"String should match pattern '{KEY_PATTERN}'"
-        raise Fault("string_pattern_mismatch", msg, {"pattern": KEY_PATTERN})
-    return value
+CHECKS = {"string": check_string, "boolean": check_boolean, "integer": check_integer}
 
 
-def refuse_value(value: str) -> None:
-    """Raise Fault: this parameter may not be here."""
-    raise Fault("extra_forbidden", "Extra inputs are not permitted")
-
-
-TASK_CHECKS: Checks = {"name": check_name, "done": check_done}
-KEY_CHECKS: Checks = {"idempotency-key": check_key}
-LIST_CHECKS: Checks = {
-    "done": check_done,
-    "q": str,
-    "limit": partial(check_number, 1, 1000),
-    "after": partial(check_number, 0, 2**63 - 1),
-}
+def check_key(key: str | None) -> list[Object]:
+    """Return the entries of what is wrong with an Idempotency-Key, if one is sent."""
+    if key is None or re.fullmatch(KEY_PATTERN, key):
+        return []
+    msg = f"String should match pattern '{KEY_PATTERN}'"
+    fault = Fault("string_pattern_mismatch", msg, {"pattern": KEY_PATTERN})
+    return [fault.entry(KEY_LOC, key)]
 
 
 def header(request: Request, name: bytes) -> str | None:
@@ -260,15 +228,12 @@ def header(request: Request, name: bytes) -> str | None:
     Starlette's `request.headers` does the same, but takes much longer for the first one.
     """
     lines = [value for key, value in request.scope["headers"] if key == name]
-    if not lines:
-        return None
-    return b", ".join(lines).decode("latin-1").strip(" \t")
+    return b", ".join(lines).decode("latin-1").strip(" \t") if lines else None
 
 
-def query_pairs(request: Request) -> Pairs:
+def query_pairs(request: Request) -> list[tuple[str, str]]:
     """Return the parameters of the query string in their order, those without a value too."""
-    text = request.scope["query_string"].decode(errors="replace")
-    return parse_qsl(text, keep_blank_values=True)
+    return parse_qsl(request.scope["query_string"].decode(errors="replace"), keep_blank_values=True)
 
 
 async def read_json(request: Request) -> Any:
@@ -276,6 +241,9 @@ async def read_json(request: Request) -> Any:
 
     Raises HTTPException (415, 413, 408, 400), ClientDisconnect, or Invalid for malformed JSON.
     """
+    if not JSON_TYPE.fullmatch(header(request, b"content-type") or ""):
+        detail = "Send JSON with Content-Type: application/json (curl --json does)"
+        raise HTTPException(415, detail, await discard_body(request))
     body = await read_body(request)
     if not body:
         return None
@@ -297,52 +265,51 @@ JSON_DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 
 
 async def read_body(request: Request) -> bytearray:
-    """Return the body; raise HTTPException (415, 413, 408) or ClientDisconnect."""
-    if not JSON_TYPE.fullmatch(header(request, b"content-type") or ""):
-        detail = "Send JSON with Content-Type: application/json (curl --json does)"
-        raise HTTPException(415, detail, await discard_body(request))
+    """Return the body; raise HTTPException (413, 408) or ClientDisconnect.
+
+    A body that is too long is read on, for a client that closes once it is sent hears the 413 too.
+    """
+    declared = int(header(request, b"content-length") or 0)
     body = bytearray()
-    more = True
-    size = int(header(request, b"content-length") or 0)
-    while more and size <= BODY_LIMIT:
-        chunk, more = await next_chunk(request)
-        body += chunk
-        size = len(body)
-    if size > BODY_LIMIT:
-        headers = await discard_body(request) if more else {}
-        raise HTTPException(413, f"The body is larger than {BODY_LIMIT} bytes: send less", headers)
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size <= BODY_LIMIT:
+                body += chunk
+            elif size > DISCARD_LIMIT:
+                break
+    finally:
+        if max(size, declared) > BODY_LIMIT:  # whatever happens to the rest of it
+            detail = f"The body is larger than {BODY_LIMIT} bytes: send less"
+            raise HTTPException(413, detail, {"Connection": "close"})
     return body
 
 
 async def discard_body(request: Request) -> dict[str, str]:
-    """Read the rest of a body: a client that closes once it is sent must still hear the refusal.
+    """Read the body of a request that is refused, so that its client hears that.
 
-    Returns headers for that: the connection can't be used again if the rest did not come.
+    Returns headers for the refusal: where the body did not end, the connection can't be used again.
     """
-    size = 0
-    more = True
-    with contextlib.suppress(HTTPException, ClientDisconnect):
-        while more and size < DISCARD_LIMIT:
-            chunk, more = await next_chunk(request)
-            size += len(chunk)
-    return {"Connection": "close"} if more else {}
+    try:
+        await read_body(request)
+    except (HTTPException, ClientDisconnect):
+        return {"Connection": "close"}
+    return {}
 
 
-async def next_chunk(request: Request) -> tuple[bytes, bool]:
-    """Return bytes of the body, and whether more follow; raise 408 or ClientDisconnect."""
+async def next_message(receive: Receive) -> Message:
+    """Return the next message of a client; raise HTTPException (408) if none comes in time."""
     task: Any = asyncio.current_task()
     timer = task.get_loop().call_later(BODY_TIMEOUT, task.cancel, STALLED)  # cheaper than timeout()
     try:
-        message = await request.receive()
+        return await receive()
     except asyncio.CancelledError as error:
         if STALLED not in error.args:
             raise
         raise HTTPException(408, STALLED, {"Connection": "close"}) from None
     finally:
         timer.cancel()
-    if message["type"] == "http.disconnect":
-        raise ClientDisconnect
-    return message.get("body", b""), message.get("more_body", False)
 
 
 # Operations
@@ -358,70 +325,62 @@ async def get_info(request: Request, database: Database) -> Answer:
     return Answer(b'"starlette"')
 
 
-async def create_task(request: Request, database: Database) -> Answer:
+async def create_task(request: Request, database: Database) -> ASGIApp:
     """Create a task."""
     key = header(request, b"idempotency-key")
-    head = {} if key is None else {"idempotency-key": key}
-    task = validate(
-        Part("header", head, KEY_CHECKS, required=False),
-        Part("body", await read_json(request), TASK_CHECKS, required=True),
-    )
-    values = {"name": task["name"], "done": task["done"]}
-    digest = None if key is None else etag(json.dumps(values))
-    row = await database.write("create_task", {**values, "key": key, "request": digest})
+    task = validate("body", await read_json(request), NEW_TASK, True, *check_key(key))
+    digest = None if key is None else etag(json.dumps(task))
+    row = await database.write("create_task", {**task, "key": key, "request": digest})
     if not row:
-        fault = Fault("idempotency_key_reused", "Idempotency-Key was used with another body")
-        raise Invalid([fault.entry(["header", "idempotency-key"], key)])
+        raise Invalid([KEY_REUSED.entry(KEY_LOC, key)])
     id, text = row
-    location = f"{root_path(request)}/tasks/{id}"
-    return represent(request, text, (b"location", location.encode()))
+    location = f"{root_path(request)}/tasks/{id}".encode()
+    return represent(request, text, (b"location", location))
 
 
-async def list_tasks(request: Request, database: Database) -> Answer | StreamingResponse:
+async def list_tasks(request: Request, database: Database) -> ASGIApp:
     """List the tasks in the order of their ids: all, or those that the query asks for."""
-    pairs = query_pairs(request)
-    query = validate(Part("query", dict(pairs), LIST_CHECKS, required=False))
-    listing = Listing(database, query)
-    if "limit" in query:
-        tasks = await read_page(request, listing, query["limit"])
-        page = tasks[: query["limit"]]
-        links = [next_page(request, pairs, page[-1])] if len(tasks) > len(page) else []
-        return represent(request, f"[{','.join(page)}]", *links)
-    tasks = listing.read()
-    if listing.more:
-        pieces = stream(request, listing, tasks)
-        return StreamingResponse(pieces, media_type="application/json")
-    return represent(request, f"[{','.join(tasks)}]")
+    sent = dict(query_pairs(request))
+    query = validate("query", sent, LIST_QUERY, False)
+    limit = query.get("limit", WHOLE_LIST)
+    size = WHOLE_LIST if "q" in query else min(limit, WHOLE_LIST)
+    listing = {"q": None, "after": 0, **query, "size": size + 1}
+    tasks = await find_tasks(request, database, listing, limit + 1)
+    if len(tasks) <= limit:
+        return represent(request, f"[{','.join(tasks)}]")
+    if "limit" not in query:
+        body = stream_tasks(request, database, listing, tasks)
+        return StreamingResponse(body, media_type="application/json")
+    page = tasks[:limit]
+    rest = urlencode({**sent, "after": json.loads(page[-1])["id"]})
+    link = f'<{root_path(request)}/tasks?{rest}>; rel="next"'  # RFC 8288, section 3
+    return represent(request, f"[{','.join(page)}]", (b"link", link.encode()))
 
 
 async def delete_tasks(request: Request, database: Database) -> Answer:
     """Delete the tasks that are done, or those that are not."""
     pairs = query_pairs(request)
-    names = [name for name, _ in pairs]
-    checks: dict[str, Any] = {"done": check_done}
-    if names.count("done") == 1:
-        names.remove("done")
-    checks |= dict.fromkeys(names, refuse_value)
-    query = validate(Part("query", dict(pairs), checks, required=True))
+    extra = [EXTRA.entry(["query", name], value) for name, value in pairs[1:]]
+    query = validate("query", dict(pairs), {"done": DONE}, True, *extra)
     count = await database.write("delete_tasks", query)
     return Answer(b"%d" % count)
 
 
-async def get_task(request: Request, database: Database) -> Answer:
+async def get_task(request: Request, database: Database) -> ASGIApp:
     """Get a task."""
     return represent(request, find_task(request, database))
 
 
-async def replace_task(request: Request, database: Database) -> Answer:
+async def replace_task(request: Request, database: Database) -> ASGIApp:
     """Replace a task."""
-    task = validate(Part("body", await read_json(request), TASK_CHECKS, required=True))
+    task = validate("body", await read_json(request), NEW_TASK, True)
     row = await change_task("replace_task", task, request, database)
     return represent(request, row[0])
 
 
-async def update_task(request: Request, database: Database) -> Answer:
+async def update_task(request: Request, database: Database) -> ASGIApp:
     """Change what is said of a task (a merge patch, RFC 7396)."""
-    changes = validate(Part("body", await read_json(request), TASK_CHECKS, required=False))
+    changes = validate("body", await read_json(request), NEW_TASK, False)
     values = {"name": None, "done": None, **changes}
     row = await change_task("update_task", values, request, database)
     return represent(request, row[0])
@@ -437,34 +396,33 @@ async def get_health(request: Request, database: Database) -> Answer:
     """Check that tasks can be read, and that their file is where it was."""
     database.check_file()
     database.read("get_health", {})
-    return Answer(b'{"status":"ok"}', [NO_STORE])
+    return Answer(b'{"status":"ok"}', (b"cache-control", b"no-store"))
 
 
 async def get_openapi(request: Request, database: Database) -> Answer:
     """Describe the API to programs, in OpenAPI 3.1."""
-    token_required = request.state.settings.token is not None
-    return Answer(openapi_json(root_path(request), token_required))
+    return Answer(openapi(root_path(request), request.app.token is not None))
 
 
-async def get_docs(request: Request, database: Database) -> Answer:
+async def get_docs(request: Request, database: Database) -> HTMLResponse:
     """Describe the API to people, as a page with forms to try it."""
-    return Answer(PAGE.encode(), type=HTML)
+    return HTMLResponse(PAGE)
 
 
-def root_path(request: Request) -> str:
+def root_path(request: Request) -> Any:
     """Return the path below which a proxy serves this application; mostly empty."""
-    return str(request.scope.get("root_path", ""))
+    return request.scope.get("root_path", "")
 
 
-def find_task(request: Request, database: Database) -> str:
+def find_task(request: Request, database: Database) -> Any:
     """Return the JSON of the task in the path; raise 404."""
     rows = database.read("get_task", request.path_params)
     if not rows:
         raise HTTPException(404, "Task not found")
-    return str(rows[0][0])
+    return rows[0][0]
 
 
-async def change_task(statement: str, values: Values, request: Request, database: Database) -> Any:
+async def change_task(statement: str, values: Object, request: Request, database: Database) -> Any:
     """Return the outcome of a statement that changes the task in the path, if If-Match allows it.
 
     Raises HTTPException: 404, or 412 (RFC 9110, section 13.1.1).
@@ -473,8 +431,7 @@ async def change_task(statement: str, values: Values, request: Request, database
     condition = header(request, b"if-match")
     expected = None
     if condition is not None and condition != "*":
-        tags = [tag.strip(" \t") for tag in condition.split(",")]
-        if etag(text) not in tags:
+        if etag(text) not in re.split(r"[ \t]*,[ \t]*", condition):
             raise task_has_changed(text)
         expected = text
     parameters = {**values, "id": request.path_params["id"], "expected": expected}
@@ -485,90 +442,67 @@ async def change_task(statement: str, values: Values, request: Request, database
 
 
 def task_has_changed(text: str) -> HTTPException:
-    headers = {"ETag": etag(text), "Cache-Control": "no-cache"}
-    return HTTPException(412, "The task has changed: its ETag is not in If-Match", headers)
+    detail = "The task has changed: its ETag is not in If-Match"
+    return HTTPException(412, detail, {"ETag": etag(text), "Cache-Control": "no-cache"})
 
 
-class Listing:
-    """The tasks that a query asks for, read in pieces: each is a short read of its own."""
-
-    def __init__(self, database: Database, query: Values) -> None:
-        self.database = database
-        self.statement = "list_tasks_by_done" if "done" in query else "list_tasks"
-        self.query = {"q": None, "after": 0, "size": PIECE, **query}
-        if "limit" in query and "q" not in query:
-            self.query["size"] = min(query["limit"] + 1, PIECE)
-        self.more = True
-
-    def read(self) -> list[str]:
-        """Return the JSON of those of the next tasks that match; set `more` if others remain."""
-        [(count, last, lines)] = self.database.read(self.statement, self.query)
-        self.more = count == self.query["size"]
-        self.query["after"] = last
-        return lines.split("\n") if lines else []
+def read_tasks(database: Database, listing: Object) -> list[str]:
+    """Return the JSON of those of the next tasks that match; set what comes after, and if more."""
+    statement = "list_tasks_by_done" if "done" in listing else "list_tasks"
+    [(count, listing["after"], lines)] = database.read(statement, listing)
+    listing["more"] = count == listing["size"]
+    return lines.split("\n") if lines else []
 
 
-async def read_page(request: Request, listing: Listing, limit: int) -> list[str]:
-    """Return the first tasks of a list: more than the limit, if there are more.
+async def find_tasks(
+    request: Request, database: Database, listing: Object, count: int
+) -> list[str]:
+    """Return the next tasks that match, this many or more unless there are fewer.
 
     Raises ClientDisconnect if the client leaves while a search goes on.
     """
-    tasks = listing.read()
-    while listing.more and len(tasks) <= limit:
-        await listing.database.pause()
+    tasks = read_tasks(database, listing)
+    while listing["more"] and len(tasks) < count:
+        await database.pause()
         if await request.is_disconnected():
             raise ClientDisconnect
-        tasks += listing.read()
+        tasks += read_tasks(database, listing)
     return tasks
 
 
-async def stream(request: Request, listing: Listing, tasks: list[str]) -> AsyncIterator[str]:
-    """Yield the JSON of a list of which these tasks are read, and the others are not yet."""
+async def stream_tasks(
+    request: Request, database: Database, listing: Object, tasks: list[str]
+) -> AsyncIterator[str]:
+    """Yield the JSON of a list that begins with these tasks, reading the others."""
     if request.method == "HEAD":  # all tasks would be read for nothing
         return
     yield "[" + ",".join(tasks)
-    separator = "," if tasks else ""
-    while listing.more:
-        await listing.database.pause()
-        tasks = listing.read()
+    while listing["more"]:
+        await database.pause()
+        tasks = read_tasks(database, listing)
         if tasks:
-            yield separator + ",".join(tasks)
-            separator = ","
+            yield "," + ",".join(tasks)
     yield "]"
-
-
-def next_page(request: Request, pairs: Pairs, last: str) -> Header:
-    """Return the Link to the page after this task (RFC 8288, section 3)."""
-    kept = [(name, value) for name, value in pairs if name != "after"]
-    query = urlencode([*kept, ("after", json.loads(last)["id"])])
-    return b"link", f'<{root_path(request)}/tasks?{query}>; rel="next"'.encode()
 
 
 # Answers and errors
 
 Header = tuple[bytes, bytes]
-Headers = Sequence[Header]
-JSON = b"application/json"
-HTML = b"text/html; charset=utf-8"
-NO_STORE = (b"cache-control", b"no-store")
 
 
 class Answer:
-    """A whole answer, in JSON unless it is said: plainer than Starlette's Response, and quicker."""
+    """A 200 in JSON. Starlette's Response, which makes the others, takes much longer."""
 
-    def __init__(
-        self, body: bytes, headers: Headers = (), status: int = 200, type: bytes = JSON
-    ) -> None:
-        self.status = status
+    def __init__(self, body: bytes, *headers: Header) -> None:
         self.body = body
-        self.headers = headers
-        if status not in (204, 304):
-            length = b"%d" % len(body)
-            self.headers = [*headers, (b"content-type", type), (b"content-length", length)]
+        self.headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            *headers,
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        start = {"type": "http.response.start", "status": self.status, "headers": self.headers}
-        await send(start)
+        await send({"type": "http.response.start", "status": 200, "headers": self.headers})
         await send({"type": "http.response.body", "body": self.body})
 
 
@@ -577,18 +511,17 @@ def etag(text: str) -> str:
     return f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'
 
 
-def represent(request: Request, text: str, *more: Header) -> Answer:
+def represent(request: Request, text: str, *more: Header) -> ASGIApp:
     """Answer with a representation, or 304 if the client has it (RFC 9110, section 13.1.2)."""
     tag = etag(text)
-    headers = [(b"etag", tag.encode()), (b"cache-control", b"no-cache"), *more]
-    if request.scope["method"] in ("GET", "HEAD"):
-        known = header(request, b"if-none-match") or ""
-        if known == "*" or tag in known:  # W/ before a tag makes no difference here
-            return Answer(b"", headers, status=304)
-    return Answer(text.encode(), headers)
+    known = header(request, b"if-none-match") or ""
+    is_known = known == "*" or tag in known  # W/ before a tag makes no difference here
+    if is_known and request.method in ("GET", "HEAD"):
+        return Response(status_code=304, headers={"ETag": tag, "Cache-Control": "no-cache"})
+    return Answer(text.encode(), (b"etag", tag.encode()), (b"cache-control", b"no-cache"), *more)
 
 
-def answer_error(error: BaseException) -> Answer:
+def answer_error(error: BaseException) -> Response:
     """Return the answer to what was raised: the one list of exceptions and their statuses."""
     match error:
         case HTTPException():
@@ -597,45 +530,32 @@ def answer_error(error: BaseException) -> Answer:
             return refusal(422, error.args[0])
         case ClientDisconnect():  # nobody is there to read it
             return refusal(400, UNREADABLE)
-        case sqlite3.Error() if error_code(error) == sqlite3.SQLITE_FULL:
-            return failure(507, "The disk is full", error)
-        case sqlite3.Error() | OSError() | MemoryError():
-            return failure(503, "The database can't be used now: try again", error)
-        case asyncio.CancelledError():
-            return failure(503, "The server must stop: try again", error)
+        case sqlite3.Error(sqlite_errorcode=sqlite3.SQLITE_FULL):
+            return failure(507, "The disk is full: try again when there is room", error)
+        case sqlite3.Error() | OSError() | MemoryError() | asyncio.CancelledError():
+            return failure(503, "The server can't do this now: try again", error)
         case _:
             log.error("A defect of the server", exc_info=error)
             return refusal(500, "Internal Server Error")
 
 
-def failure(status: int, detail: str, error: BaseException) -> Answer:
+def failure(status: int, detail: str, error: BaseException) -> Response:
     """Log a failure that passes, and return its answer."""
-    log.error("%s: %.300r", detail, error)
-    headers = {"Cache-Control": "no-store"}
-    if status == 503:
-        headers["Retry-After"] = "1"
-    return refusal(status, detail, headers)
+    log.error("%s: %s: %s", detail, type(error).__name__, error)
+    return refusal(status, detail, {"Retry-After": "1", "Cache-Control": "no-store"})
 
 
-def refusal(status: int, detail: object, headers: Mapping[str, str] = {}) -> Answer:
+def refusal(status: int, detail: object, headers: Mapping[str, str] = {}) -> Response:
     """Return an error's answer; a lone surrogate in its detail becomes `?`.
 
     What JSON can't repeat (1e999, what is nested too deeply) makes it a 400.
     """
+    answer = {"detail": detail}
     try:
-        text = json.dumps(
-            {"detail": detail}, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-        )
+        text = json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (ValueError, RecursionError):
         return refusal(400, UNREADABLE)
-    encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    return Answer(text.encode(errors="replace"), encoded, status)
-
-
-def error_code(error: object) -> int:
-    """Return SQLite's primary code for an error, or 0 (https://sqlite.org/rescode.html)."""
-    extended: int = getattr(error, "sqlite_errorcode", 0)
-    return extended & 0xFF
+    return Response(text.encode(errors="replace"), status, headers, "application/json")
 
 
 # Routes and the application
@@ -643,34 +563,16 @@ def error_code(error: object) -> int:
 Operation = Callable[[Request, "Database"], Awaitable[ASGIApp]]
 
 
-async def respond(operation: Operation, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send the answer of an operation, or the answer to what it raised."""
-    try:
-        answer = await operation(Request(scope, receive), scope["state"]["database"])
-    except (Exception, asyncio.CancelledError) as error:  # uvicorn cancels when it must stop
-        answer = answer_error(error)
-    try:
-        await answer(scope, receive, send)
-    except (Exception, asyncio.CancelledError) as error:  # too late for another answer
-        log.error("An answer broke off: %.300r", error)
-
-
-def route_path(scope: Scope) -> str:
-    """Return the path below the root path."""
-    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
-
-
 class Resource(BaseRoute):
     """A path with an operation for each method; HEAD, OPTIONS and 405 follow from them.
 
-    In the path `{id}` is one segment, `/?` a slash that may be missing, `{path:path}` anything.
+    In the path `{id}` is one segment, `/?` a slash that may be missing; an empty path is any.
     """
 
     def __init__(self, path: str, **operations: Operation) -> None:
         pattern = re.escape(path)
         pattern = pattern.replace(r"\{id\}", r"(?P<id>[^/]*[^/\n])")
-        pattern = pattern.replace(r"/\?", "/?").replace(r"\{path:path\}", r"(?s:.*)")
-        self.pattern = re.compile(pattern)
+        self.pattern = re.compile(pattern.replace(r"/\?", "/?") or r"(?s:.*)")
         self.path = path
         self.operations = operations
         if "GET" in operations:
@@ -680,22 +582,31 @@ class Resource(BaseRoute):
         self.allow = ", ".join(operations)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] != "http":
-            return Match.NONE, {}
-        found = self.pattern.fullmatch(route_path(scope))
-        if found is None:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        found = self.pattern.fullmatch(path)
+        if found is None or scope["type"] != "http":
             return Match.NONE, {}
         return Match.FULL, {"path_params": found.groupdict()}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, partial(next_message, receive))
         operation = self.operations.get(scope["method"], self.refuse_method)
-        await respond(operation, scope, receive, send)
+        try:
+            if self.path not in OPEN_PATHS:
+                await check_token(request)
+            answer = await operation(request, scope["state"]["database"])
+        except (Exception, asyncio.CancelledError) as error:  # uvicorn cancels when it must stop
+            answer = answer_error(error)
+        try:
+            await answer(scope, receive, send)
+        except (Exception, asyncio.CancelledError) as error:  # too late for another answer
+            log.error("An answer broke off: %.300r", error)
 
-    async def get_options(self, request: Request, database: Database) -> Answer:
+    async def get_options(self, request: Request, database: Database) -> Response:
         """Name the methods of the path."""
-        return Answer(b"", [(b"allow", self.allow.encode())], status=204)
+        return Response(status_code=204, headers={"Allow": self.allow})
 
-    async def refuse_method(self, request: Request, database: Database) -> Answer:
+    async def refuse_method(self, request: Request, database: Database) -> Response:
         """Raise 405, or 404 for a path that has no methods at all."""
         headers = await discard_body(request)
         if not self.operations:
@@ -711,58 +622,58 @@ routes = [  # the busiest first: Starlette tries them in turn
     Resource("/healthz", GET=get_health),
     Resource("/openapi.json", GET=get_openapi),
     Resource("/docs", GET=get_docs),
-    Resource("{path:path}"),
+    Resource(""),
 ]
 OPEN_PATHS = ("/healthz", "/openapi.json", "/docs")  # need no token
 
 
-class TokenMiddleware:
-    """Lets a request through if it sends the token (RFC 6750, section 2.1); answers 401 if not."""
-
-    def __init__(self, app: ASGIApp, token: bytes) -> None:
-        self.app = app
-        self.token = token
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or route_path(scope) in OPEN_PATHS or self.is_sent(scope):
-            await self.app(scope, receive, send)
-        else:
-            await respond(self.refuse, scope, receive, send)
-
-    def is_sent(self, scope: Scope) -> bool:
-        scheme, _, token = (header(Request(scope), b"authorization") or "").partition(" ")
-        sent = token.strip(" \t").encode("latin-1")
-        return scheme.lower() == "bearer" and secrets.compare_digest(sent, self.token)
-
-    async def refuse(self, request: Request, database: Database) -> Answer:
+async def check_token(request: Request) -> None:
+    """Raise 401 if there is a token and a request lacks it (RFC 6750, section 2.1)."""
+    token = request.app.token
+    if token is None:
+        return
+    scheme, _, sent = (header(request, b"authorization") or "").partition(" ")
+    expected = os.fsencode(token).strip()
+    same = secrets.compare_digest(sent.strip(" \t").encode("latin-1"), expected)
+    if scheme.lower() != "bearer" or not same:
         headers = {"WWW-Authenticate": "Bearer", **await discard_body(request)}
         raise HTTPException(401, "Not authenticated", headers)
 
 
 class Application(Starlette):
-    """The server with the settings in `environ`, which are read when it starts.
+    """The server with the settings in `environ`.
 
-    Starlette's own layers for errors would have nothing to do (`respond` answers all of them) but
+    Starlette's own layers for errors would have nothing to do (`Resource` answers all of them) but
     would take a fifth of the time of a short request, so they are left out.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         super().__init__(routes=routes, lifespan=lifespan)
-        self.environ = environ
-
-    def build_middleware_stack(self) -> ASGIApp:
-        settings = read_settings(self.environ)
-        app: ASGIApp = self.serve
-        if settings.token is not None:
-            app = TokenMiddleware(app, settings.token)
-        if settings.origins:
-            app = CORSMiddleware(
-                app,
-                allow_origins=settings.origins,
-                allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+        self.database_path = environ.get("TODO_DB") or "todo.db"
+        self.token = environ.get("TODO_TOKEN")
+        self.origins = environ.get("TODO_CORS_ORIGINS", "").replace(",", " ").split()
+        if self.origins:
+            self.add_middleware(
+                CORSMiddleware,
+                allow_origins=self.origins,
+                allow_methods=["*"],
                 allow_headers=["Authorization", "Idempotency-Key", "If-Match", "If-None-Match"],
                 expose_headers=["ETag", "Link", "Location", "Retry-After"],
             )
+
+    def check_settings(self) -> None:
+        """Raise StartRefused for what can't be meant; an origin is as in RFC 6454, section 6.2."""
+        if self.token is not None and not re.fullmatch(r"[^\x00-\x1f\x7f]+", self.token.strip()):
+            raise StartRefused("TODO_TOKEN is empty, or has characters that no header can carry")
+        for origin in self.origins:
+            if not ORIGIN.fullmatch(origin):
+                raise StartRefused(
+                    f"TODO_CORS_ORIGINS: {origin!r} is no origin as browsers send it, "
+                    "like https://example.com or http://localhost:3000"
+                )
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = self.serve
         for cls, args, kwargs in reversed(self.user_middleware):
             app = cls(app, *args, **kwargs)
         return app
@@ -774,16 +685,15 @@ class Application(Starlette):
 
 
 @contextlib.asynccontextmanager
-async def lifespan(app: Application) -> AsyncIterator[dict[str, Any]]:
+async def lifespan(app: Application) -> AsyncIterator[Object]:
     """Open the database, and close it at the end; raise StartRefused."""
-    settings = read_settings(app.environ)
-    check_settings(settings)
-    database = Database(settings.database)
+    app.check_settings()
+    database = Database(app.database_path)
     await database.open()
-    log.info("Serving the tasks in %s", settings.database)
+    log.info("Serving the tasks in %s", database.path)
     gc.freeze()  # what is here stays: to look through it again and again would slow lists down
     try:
-        yield {"database": database, "settings": settings}
+        yield {"database": database}
     finally:
         await database.close()
 
@@ -797,43 +707,37 @@ async def send_sentence(send: Send, message: Message) -> None:
 
 app = Application(os.environ)
 
+
 # Database
 
 FOLDER = Path(__file__).parent
 SQL = {file.stem: file.read_text(encoding="utf-8") for file in FOLDER.glob("sql/*.sql")}
 
 Future = asyncio.Future[Any]
+Outcomes = list[tuple[Future, Any]]
 
 
-@dataclass(eq=False)
-class Write:
+class Write(NamedTuple):
     """A statement that waits for its turn, and the future that its outcome is for."""
 
     statement: str
-    parameters: Values
+    parameters: Object
     future: Future
-    begun: bool = False
-    outcome: Any = None
-
-    def give_up(self) -> None:
-        """Fail the request, unless the thread has begun with it."""
-        if not self.begun and not self.future.done():
-            self.future.set_exception(TimeoutError(f"no turn to write for {WRITE_TIMEOUT:g} s"))
 
 
 class Database:
-    """The file, with two connections: one reads on the event loop, one writes in a thread.
+    """The file, with a connection that reads on the event loop, and others for a thread.
 
-    The thread alone waits for locks. It also opens the file, brings it up to date, and closes it.
+    The thread alone waits for locks. It writes, shortens the log, and opens and closes the file.
     """
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.path = os.path.realpath(path)
         self.loop = asyncio.get_running_loop()
         self.opened: Future = self.loop.create_future()
-        self.closed: Future = self.loop.create_future()
+        self.thread = threading.Thread(target=self.work, daemon=True)
+        self.queue: queue.SimpleQueue[Any] = queue.SimpleQueue()  # None ends the thread
         self.closing = False
-        self.queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
         self.turn = asyncio.Lock()
         self.wal_limit = WAL_LIMIT
 
@@ -841,16 +745,14 @@ class Database:
 
     async def open(self) -> None:
         """Open the file, which is created if it is missing; raise StartRefused."""
-        threading.Thread(target=self.work, daemon=True).start()
+        self.thread.start()
         try:
             await asyncio.wait_for(self.opened, START_TIMEOUT)
-        except TimeoutError:
-            reason = f"nothing for {START_TIMEOUT:g} s: another process may hold {self.path}-lock"
-            raise StartRefused(f"Can't serve {self.path}: {reason}") from None
-        except (sqlite3.Error, OSError, ValueError) as error:
-            raise StartRefused(f"Can't serve {self.path}: {error}") from error
+        except Exception as error:  # a TimeoutError has no text
+            reason = str(error) or f"another process has held {self.path}-lock for too long"
+            raise StartRefused(f"Can't serve {self.path}: {reason}") from error
 
-    def read(self, statement: str, parameters: Values) -> list[Any]:
+    def read(self, statement: str, parameters: Object) -> Any:
         """Return the rows that a statement finds; raise sqlite3.Error."""
         return self.reader.execute(SQL[statement], parameters).fetchall()
 
@@ -859,38 +761,34 @@ class Database:
         async with self.turn:
             await asyncio.sleep(0)
 
-    async def write(self, statement: str, parameters: Values) -> Any:
+    async def write(self, statement: str, parameters: Object) -> Any:
         """Return the first row that a statement returns, or how many it changed, once on disk.
 
-        Raises sqlite3.Error or OSError, after WRITE_TIMEOUT at the latest if others hold the lock.
+        Raises sqlite3.Error or OSError, a TimeoutError after WRITE_TIMEOUT.
         """
-        write = Write(SQL[statement], parameters, self.loop.create_future())
-        timer = self.loop.call_later(WRITE_TIMEOUT, write.give_up)
-        self.queue.put(write)
+        future = self.loop.create_future()
+        timer = self.loop.call_later(
+            WRITE_TIMEOUT, settle, [(future, TimeoutError("it was not written in time"))]
+        )
+        self.queue.put(Write(SQL[statement], parameters, future))
         try:
-            return await write.future
+            return await future
         finally:
             timer.cancel()
 
     def check_file(self) -> None:
         """Raise OSError if the file is not where it was: nobody would find what is written."""
-        with contextlib.suppress(OSError):
-            if self.identity() == self.opened_files:
-                return
-        raise OSError(
-            f"{self.path} was moved or replaced under the server, which must be restarted"
-        )
+        if self.identity() != self.opened_files:
+            raise OSError(f"{self.path} was replaced under the server, which must be restarted")
 
-    def identity(self) -> list[tuple[int, int]]:
-        """Return what tells the file, and SQLite's two beside it, from others of their names."""
-        found = [os.lstat(self.path + end) for end in ("", "-wal", "-shm")]
-        return [(file.st_dev, file.st_ino) for file in found]
+    def identity(self) -> Any:
+        """Return inode and device of the file, and of the two that SQLite has beside it."""
+        return [os.lstat(self.path + end)[1:3] for end in ("", "-wal", "-shm")]
 
     async def close(self) -> None:
         """Finish the writes and close the file, or leave it after STOP_TIMEOUT."""
-        self.closing = True
         self.queue.put(None)
-        await asyncio.wait([self.closed], timeout=STOP_TIMEOUT)
+        await asyncio.to_thread(self.thread.join, STOP_TIMEOUT)
 
     # What the thread does
 
@@ -898,62 +796,55 @@ class Database:
         """Open the file, carry out the writes that come, and close it."""
         try:
             self.check_kind()
-            with open(f"{self.path}-lock", "a") as self.lock_file:
+            with self.exclusive():
                 self.open_file()
-                self.tell([(self.opened, None)])
-                while not self.closing or not self.queue.empty():
-                    with contextlib.suppress(Exception):  # no fault that passes may end the thread
-                        self.carry_out(self.next_group())
-                self.close_file()
+            self.tell([(self.opened, None)])
         except Exception as error:
             self.tell([(self.opened, error)])
-        self.tell([(self.closed, None)])
-
-    def tell(self, outcomes: list[tuple[Future, Any]]) -> None:
-        """Hand outcomes to the event loop."""
-        with contextlib.suppress(RuntimeError):  # it has ended
-            self.loop.call_soon_threadsafe(settle, outcomes)
-
-    def open_file(self) -> None:
-        """Connect to the file and bring it up to date, one process at a time.
-
-        Raises sqlite3.Error, OSError or ValueError.
-        """
-        with self.exclusive():
-            if self.opened.done():
-                raise TimeoutError("the start was given up")
-            self.writer = self.connect(timeout=WRITE_TIMEOUT)
-            self.set_pragmas()
-            self.migrate()
-            self.reader = self.connect(timeout=0.1)  # a longer wait would hold up the event loop
-            self.reader.execute("PRAGMA query_only = ON")
-            self.read("get_health", {})
-            self.opened_files = self.identity()
+            return
+        while not self.closing:
+            with contextlib.suppress(Exception):  # no fault that passes may end the thread
+                self.carry_out(self.next_group())
+        with self.exclusive():  # whichever process closes last empties the log
+            for connection in (self.reader, self.checkpointer, self.writer):
+                connection.close()
 
     def check_kind(self) -> None:
         """Raise OSError for an SQLite that is too old, and for a file that can't be served."""
         if sqlite3.sqlite_version_info < (3, 37):
             raise OSError(f"it takes SQLite 3.37, and this Python has {sqlite3.sqlite_version}")
-        if os.path.exists(self.path):
-            if not os.path.isfile(self.path):
-                raise OSError("it is no regular file")
-            if os.stat(self.path).st_nlink > 1:
-                raise OSError("it has several names (hard links), each of which has its own lock")
+        is_file = os.path.isfile(self.path)
+        if os.path.exists(self.path) and not (is_file and os.stat(self.path).st_nlink == 1):
+            raise OSError("it must be a regular file with one name, without hard links")
+
+    def open_file(self) -> None:
+        """Connect to the file and bring it up to date, so that every commit reaches the disk.
+
+        Raises sqlite3.Error, OSError or ValueError.
+        """
+        if self.opened.done():
+            raise TimeoutError("the start was given up")
+        self.writer = self.connect(timeout=WRITE_TIMEOUT)
+        [mode] = self.writer.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise OSError("its file system can't hold SQLite's write-ahead log (WAL)")
+        self.writer.executescript(f"""
+            PRAGMA synchronous = FULL;
+            PRAGMA fullfsync = ON;  -- macOS: without it a sync is none
+            PRAGMA journal_size_limit = {WAL_LIMIT};
+        """)
+        self.migrate()
+        self.checkpointer = self.connect(timeout=0.1)
+        self.reader = self.connect(timeout=0.1)  # a longer wait would hold up the event loop
+        self.reader.execute("PRAGMA query_only = ON")
+        self.read("get_health", {})
+        self.opened_files = self.identity()
 
     def connect(self, timeout: float) -> sqlite3.Connection:
         """Return a connection that waits so many seconds for locks and begins no transactions."""
         return sqlite3.connect(
             self.path, timeout=timeout, isolation_level=None, check_same_thread=False
         )
-
-    def set_pragmas(self) -> None:
-        """Make every commit reach the disk; raise OSError if there can be no WAL."""
-        mode = self.writer.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        if mode != "wal":
-            raise OSError("its file system can't hold SQLite's write-ahead log (WAL)")
-        self.writer.execute("PRAGMA synchronous = FULL")
-        self.writer.execute("PRAGMA fullfsync = ON")  # macOS: without it a sync is none
-        self.writer.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
 
     def migrate(self) -> None:
         """Apply the migrations that the file lacks, all or none; raise OSError if it has others."""
@@ -965,29 +856,25 @@ class Database:
             backend.break_lock()  # left by a start that was killed: the lock that counts is ours
             if not known.issuperset(backend.get_applied_migration_hashes()):
                 raise OSError("it is newer than this server, which lacks a migration of it")
-            pending = backend.to_apply(migrations)
             with backend.transaction():
-                for migration in pending:
+                for migration in backend.to_apply(migrations):
                     migration.process_steps(backend, "apply")
                     backend.mark_one(migration, log=False)
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the lock of all workers: SQLite's own has no queue, so that one might starve."""
-        if fcntl is None:
+        with open(f"{self.path}-lock", "a") as lock_file:  # to close it is to unlock it
+            if fcntl:
+                fcntl.flock(lock_file, fcntl.LOCK_EX)
             yield
-            return
-        fcntl.flock(self.lock_file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self.lock_file, fcntl.LOCK_UN)
 
     def next_group(self) -> list[Write]:
         """Wait for a write, and return it with all that wait behind it."""
         waiting = [self.queue.get()]
         while not self.queue.empty():
             waiting.append(self.queue.get())
+        self.closing = None in waiting
         return [write for write in waiting if write is not None]
 
     def carry_out(self, group: list[Write]) -> None:
@@ -995,47 +882,34 @@ class Database:
         try:
             with self.exclusive():
                 group = [write for write in group if not write.future.done()]
-                if group:
-                    self.check_file()
-                    self.commit(group)
-                    self.shorten_wal()
+                outcomes = self.commit(group) if group else []
+                self.shorten_wal()
         except Exception as error:
-            for write in group:
-                write.outcome = error
-        self.tell([(write.future, write.outcome) for write in group])
+            outcomes = [(write.future, error) for write in group]
+        self.tell(outcomes)
 
-    def commit(self, group: list[Write]) -> None:
-        """Commit these writes at once; if that fails, but not for a lock, each alone."""
+    def commit(self, group: list[Write]) -> Outcomes:
+        """Commit these writes at once; if that fails, each alone.
+
+        Raises OSError or sqlite3.Error if none can be written now.
+        """
+        self.check_file()
+        self.writer.execute("BEGIN IMMEDIATE")
         try:
             with self.writer:  # commits at the end, or rolls back
-                self.writer.execute("BEGIN IMMEDIATE")
-                for write in group:
-                    write.begun = True
-                    if not write.future.done():
-                        self.execute(write)
+                return [(write.future, self.execute(write)) for write in group]
         except Exception as error:
-            for write in group:
-                write.outcome = error
-            if len(group) == 1 or error_code(error) == sqlite3.SQLITE_BUSY:
-                return
-            for write in group:
-                self.commit([write])
-                if error_code(write.outcome) == sqlite3.SQLITE_BUSY:
-                    break  # the others would wait in vain, too
+            if len(group) == 1:
+                return [(group[0].future, error)]
+            return [outcome for write in group for outcome in self.commit([write])]
 
-    def execute(self, write: Write) -> None:
-        """Execute a statement; an error that leaves the transaction open is its own alone.
-
-        Raises the others.
-        """
-        try:
-            cursor = self.writer.execute(write.statement, write.parameters)
-            rows = cursor.fetchall()  # all of them: one that is left makes COMMIT fail
-            write.outcome = rows[0] if rows else cursor.rowcount
-        except Exception as error:
-            if not self.writer.in_transaction:
-                raise
-            write.outcome = error
+    def execute(self, write: Write) -> Any:
+        """Return the first row of a statement, or how many it changed; None if it was given up."""
+        if write.future.done():
+            return None
+        cursor = self.writer.execute(write.statement, write.parameters)
+        rows = cursor.fetchall()  # all of them: one that is left makes COMMIT fail
+        return rows[0] if rows else cursor.rowcount
 
     def shorten_wal(self) -> None:
         """Move what a long log holds into the file; if that fails, try again when it is longer."""
@@ -1043,27 +917,18 @@ class Database:
             size = os.path.getsize(f"{self.path}-wal")
             if size < WAL_LIMIT:
                 self.wal_limit = WAL_LIMIT
-            if size < self.wal_limit:
-                return
-            self.wal_limit = size + WAL_LIMIT
-            self.writer.execute("PRAGMA busy_timeout = 100")  # milliseconds
-            try:
-                self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            finally:
-                self.writer.execute(f"PRAGMA busy_timeout = {WRITE_TIMEOUT * 1000:.0f}")
+            elif size >= self.wal_limit:
+                self.wal_limit = size + WAL_LIMIT
+                self.checkpointer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
-    def close_file(self) -> None:
-        """Close the connections; with the last one of all workers SQLite empties its log."""
-        try:
-            with self.exclusive():
-                self.reader.close()
-                self.writer.close()
-        except Exception as error:
-            log.error("The database %s was not closed: %s", self.path, error)
+    def tell(self, outcomes: Outcomes) -> None:
+        """Hand outcomes to the event loop."""
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self.loop.call_soon_threadsafe(settle, outcomes)
 
 
-def settle(outcomes: list[tuple[Future, Any]]) -> None:
-    """Hand outcomes to those who wait for them."""
+def settle(outcomes: Outcomes) -> None:
+    """Hand outcomes to those who wait for them, and have not given up."""
     for future, outcome in outcomes:
         if future.done():
             continue
@@ -1075,309 +940,219 @@ def settle(outcomes: list[tuple[Future, Any]]) -> None:
 
 # Documentation
 
-Described = dict[str, Any]  # a piece of the OpenAPI document
-
 TEXT = {"type": "string"}
-COUNT = {"type": "integer", "minimum": 0}
-NAME = {"type": "string", "maxLength": NAME_LIMIT, "description": "What is to do"}
-DONE = {"type": "boolean", "description": "Whether it is done"}
-ID = {"type": "integer", "minimum": 1, "description": "Given by the server, and never again"}
-
-TASK = {"name": "Buy milk", "done": False, "id": 1}
-NEW_TASK = {"name": "Buy milk", "done": False}
-TAG = '"9c1c27a2b8f5a3ee1ad2bc40"'
-
-SCHEMAS = {
-    "Task": {
-        "type": "object",
-        "description": "A task",
-        "required": ["name", "done", "id"],
-        "properties": {"name": NAME, "done": DONE, "id": ID},
-    },
-    "NewTask": {
-        "type": "object",
-        "description": "A task without its id, as it is created or replaced",
-        "required": ["name", "done"],
-        "properties": {"name": NAME, "done": DONE},
-    },
-    "TaskPatch": {
-        "type": "object",
-        "description": "What to change of a task; what is not said stays as it is",
-        "properties": {"name": NAME, "done": DONE},
-    },
-    "Error": {
-        "type": "object",
-        "description": "Why there is no other answer",
-        "required": ["detail"],
-        "properties": {"detail": TEXT},
-    },
-    "HTTPValidationError": {
-        "type": "object",
-        "description": "Every fault in what was sent",
-        "required": ["detail"],
-        "properties": {
-            "detail": {"type": "array", "items": {"$ref": "#/components/schemas/ValidationError"}}
-        },
-    },
-    "ValidationError": {
-        "type": "object",
-        "description": "A fault in what was sent, in pydantic's words",
-        "required": ["type", "loc", "msg", "input"],
-        "properties": {
-            "type": {"type": "string", "description": "The kind of fault"},
-            "loc": {
-                "type": "array",
-                "description": "Where it is: body, query or header, then the name",
-                "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
-            },
-            "msg": {"type": "string", "description": "What is wrong, in a sentence"},
-            "input": {"description": "What was sent there"},
-            "ctx": {"description": "The limit"},  # no type: generators would make a class of it
-        },
-    },
+COUNT = {"type": "integer"}
+BY_ID = {
+    "id": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "The id of the task, given by the server and never again",
+        "example": 1,
+    }
+}
+WHICH = {"done": {**DONE, "example": True}}
+KEY = {
+    "Idempotency-Key": {
+        "type": "string",
+        "pattern": KEY_PATTERN,
+        "description": "A name for this request: sent again with it, it creates nothing more",
+    }
+}
+IF_MATCH = {"If-Match": {"type": "string", "description": "ETags, one of them current, or *"}}
+IF_NONE_MATCH = {
+    "If-None-Match": {"type": "string", "description": "ETags that the client has, or *"}
 }
 
+NEW_TASK_EXAMPLE = {"name": "Buy milk", "done": False}
+TASK_EXAMPLE = {**NEW_TASK_EXAMPLE, "id": 1}
 
-def reference(name: str) -> Described:
+
+def reference(name: str) -> Object:
     """Return a schema that is described by name."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def parameter(name: str, place: str, meaning: str, schema: Described, example: object) -> Described:
-    """Return a parameter; the server can do without, except in a path."""
-    described = {"name": name, "in": place, "description": meaning}
-    return {**described, "required": place == "path", "schema": schema, "example": example}
-
-
-def response_header(meaning: str, example: object, always: bool = True) -> Described:
-    """Return a header that every such response has, or some have."""
-    return {"description": meaning, "required": always, "schema": TEXT, "example": example}
-
-
-def response(
-    meaning: str, schema: Described, example: object, headers: Described | None = None
-) -> Described:
-    """Return a response in JSON."""
-    content = {"application/json": {"schema": schema, "example": example}}
-    return {"description": meaning, "headers": headers or {}, "content": content}
-
-
-def request_body(name: str, example: object, *media_types: str) -> Described:
-    """Return a body that may be sent as any of these types."""
-    content = {"schema": reference(name), "example": example}
-    return {"required": True, "content": dict.fromkeys(media_types, content)}
-
-
-def describe(
-    function: Operation, answer: Described, errors: str = "", *parameters: Described, **more: object
-) -> Described:
-    """Return an operation; its name and its summary are those of the function that does it."""
-    responses = {status: ERRORS[status] for status in [*errors.split(), "default"]}
+def record(meaning: str, required: str, properties: Object) -> Object:
+    """Return the schema of an object."""
     return {
-        "operationId": function.__name__,
-        "summary": str(function.__doc__).partition("\n")[0].rstrip("."),
-        "parameters": list(parameters),
-        "responses": {"200": answer, **responses},
-        **more,
+        "type": "object",
+        "description": meaning,
+        "required": required.split(),
+        "properties": properties,
     }
 
 
-TASK_ID = parameter("id", "path", "The id of the task", {"type": "integer", "minimum": 1}, 1)
-ONLY_DONE = parameter(
-    "done",
-    "query",
-    "Only the tasks that are done, or those that are not",
-    {"type": "boolean"},
-    False,
-)
-WHICH_DONE = {**ONLY_DONE, "description": "Which tasks", "required": True, "example": True}
-SEARCH = parameter(
-    "q",
-    "query",
-    "Only the tasks whose name contains this; ASCII letters match in either case",
-    TEXT,
-    "milk",
-)
-LIMIT = parameter(
-    "limit",
-    "query",
-    "At most this many tasks; while more remain, Link names the next page",
-    {"type": "integer", "minimum": 1, "maximum": 1000},
-    100,
-)
-AFTER = parameter(
-    "after",
-    "query",
-    "Only the tasks with a greater id",
-    {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
-    0,
-)
-IF_NONE_MATCH = parameter(
-    "If-None-Match",
-    "header",
-    "The ETags that the client has, or *: if one is current, the answer is 304",
-    TEXT,
-    TAG,
-)
-IF_MATCH = parameter(
-    "If-Match", "header", "Only if one of these ETags is current, or with * whichever is", TEXT, TAG
-)
-IDEMPOTENCY_KEY = parameter(
-    "Idempotency-Key",
-    "header",
-    "A name for this request: sent again with it, it creates nothing more",
-    {"type": "string", "pattern": KEY_PATTERN},
-    "5f0c2a9e",
-)
-
-NEW_TASK_BODY = request_body("NewTask", NEW_TASK, "application/json")
-PATCH_BODY = request_body(
-    "TaskPatch", {"done": True}, "application/merge-patch+json", "application/json"
-)
-
-TASK_HEADERS = {
-    "ETag": response_header("Changes with the task", TAG),
-    "Cache-Control": response_header("Keep the answer, but ask again with its ETag", "no-cache"),
+FAULT = {
+    "type": TEXT,
+    "loc": {"type": "array", "items": {"anyOf": [TEXT, {"type": "integer"}]}},
+    "msg": TEXT,
+    "input": {},
+    "ctx": {},  # no type: generators would make a class of it
 }
-CREATED_HEADERS = TASK_HEADERS | {"Location": response_header("The path of the task", "/tasks/1")}
-LIST_HEADERS = {
-    "ETag": response_header("Changes with the tasks; on a page, and on a short list", TAG, False),
-    "Cache-Control": response_header("Beside an ETag: keep it, but ask again", "no-cache", False),
-    "Link": response_header("The next page", '</tasks?limit=100&after=100>; rel="next"', False),
-}
-FRESH = {"Cache-Control": response_header("Do not keep the answer", "no-store")}
-BUSY_HEADERS = {
-    "Retry-After": response_header("With 503: seconds until the next try", "1", False),
-    "Cache-Control": response_header("With 503: do not keep the answer", "no-store", False),
-}
-TOKEN_HEADERS = {"WWW-Authenticate": response_header("Send the token as a Bearer", "Bearer")}
-
-TASK_ANSWER = response("The task as it is now", reference("Task"), TASK, TASK_HEADERS)
-ERRORS: Described = {
-    "304": {"description": "If-None-Match holds the current ETag", "headers": TASK_HEADERS},
-    "401": response(
-        "The token is missing or wrong",
-        reference("Error"),
-        {"detail": "Not authenticated"},
-        TOKEN_HEADERS,
+SCHEMAS = {
+    "Task": record("A task", "name done id", NEW_TASK | BY_ID),
+    "NewTask": record("A task as it is created or replaced", "name done", NEW_TASK),
+    "TaskPatch": record("What to change of a task; the rest stays as it is", "", NEW_TASK),
+    "Error": record("Why there is no other answer", "detail", {"detail": TEXT}),
+    "HTTPValidationError": record(
+        "Every fault in what was sent",
+        "detail",
+        {"detail": {"type": "array", "items": reference("ValidationError")}},
     ),
-    "404": response("There is no such task", reference("Error"), {"detail": "Task not found"}),
-    "412": response(
-        "If-Match does not hold the current ETag, which comes in ETag",
-        reference("Error"),
-        {"detail": "The task has changed: its ETag is not in If-Match"},
-        TASK_HEADERS,
-    ),
+    "ValidationError": record("A fault, in pydantic's words", "type loc msg input", FAULT),
+}
+
+
+def response(meaning: str, schema: Object, example: object, headers: str = "") -> Object:
+    """Return a response in JSON."""
+    return {
+        "description": meaning,
+        "headers": {name: {"schema": TEXT} for name in headers.split()},
+        "content": {"application/json": {"schema": schema, "example": example}},
+    }
+
+
+def error(meaning: str, detail: str, headers: str = "") -> Object:
+    """Return a response with a sentence."""
+    return response(meaning, reference("Error"), {"detail": detail}, headers)
+
+
+ERRORS: Object = {
+    "304": {"description": "The client has the current ETag"},
+    "401": error("The token is missing or wrong", "Not authenticated", "WWW-Authenticate"),
+    "404": error("There is no such task", "Task not found"),
+    "412": error("If-Match lacks the current ETag", "The task has changed", "ETag Cache-Control"),
     "422": response(
         "Something was not sent as it is described here",
         reference("HTTPValidationError"),
         {"detail": [MISSING.entry(["body", "name"], {"done": False})]},
     ),
-    "default": response(
+    "default": error(
         "Any other error; after a 5xx a write may have happened or not: repeat it as it was",
-        reference("Error"),
-        {"detail": "Internal Server Error"},
-        BUSY_HEADERS,
+        "Internal Server Error",
+        "Retry-After Cache-Control",
     ),
 }
 
-PATHS = {
-    "/tasks": {
-        "get": describe(
-            list_tasks,
-            response(
-                "The tasks", {"type": "array", "items": reference("Task")}, [TASK], LIST_HEADERS
-            ),
-            "304 422",
-            *(ONLY_DONE, SEARCH, LIMIT, AFTER, IF_NONE_MATCH),
+
+def request_body(name: str, example: Object) -> Object:
+    """Return a body; application/merge-patch+json and the like are taken too."""
+    content = {"application/json": {"schema": reference(name), "example": example}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def describe(
+    answer: Object, errors: str = "", body: Mapping[str, Any] = {}, **parts: Object
+) -> Object:
+    """Return an operation, with the parameters by the part of a request that they are in.
+
+    Those with an example must be sent.
+    """
+    responses = {status: ERRORS[status] for status in [*errors.split(), "default"]}
+    parameters = [
+        {
+            "name": name,
+            "in": part,
+            "required": "example" in schema,
+            "description": schema["description"],
+            "schema": schema,
+        }
+        for part, schemas in parts.items()
+        for name, schema in schemas.items()
+    ]
+    return {"parameters": parameters, **body, "responses": {"200": answer, **responses}}
+
+
+TASK_ANSWER = response(
+    "The task as it is now", reference("Task"), TASK_EXAMPLE, "ETag Cache-Control"
+)
+
+OPERATIONS: dict[Operation, Object] = {
+    get_root: describe(response("The greeting", TEXT, "Hello, world!"), "401"),
+    get_info: describe(response("Its name", TEXT, "starlette"), "401"),
+    list_tasks: describe(
+        response(
+            "The tasks; a page and a short list have an ETag, a page with more behind it a Link",
+            {"type": "array", "items": reference("Task")},
+            [TASK_EXAMPLE],
+            "ETag Cache-Control Link",
         ),
-        "post": describe(
-            create_task,
-            response(
-                "The task, or the one that the key's first use created",
-                reference("Task"),
-                TASK,
-                CREATED_HEADERS,
-            ),
-            "422",
-            IDEMPOTENCY_KEY,
-            requestBody=NEW_TASK_BODY,
+        "304 401 422",
+        query=LIST_QUERY,
+        header=IF_NONE_MATCH,
+    ),
+    create_task: describe(
+        response(
+            "The task, or the one that the key's first use created",
+            reference("Task"),
+            TASK_EXAMPLE,
+            "ETag Cache-Control Location",
         ),
-        "delete": describe(
-            delete_tasks, response("How many were deleted", COUNT, 3), "422", WHICH_DONE
-        ),
-    },
-    "/tasks/{id}": {
-        "get": describe(get_task, TASK_ANSWER, "304 404", TASK_ID, IF_NONE_MATCH),
-        "put": describe(
-            replace_task,
-            TASK_ANSWER,
-            "404 412 422",
-            TASK_ID,
-            IF_MATCH,
-            requestBody=NEW_TASK_BODY,
-        ),
-        "patch": describe(
-            update_task, TASK_ANSWER, "404 412 422", TASK_ID, IF_MATCH, requestBody=PATCH_BODY
-        ),
-        "delete": describe(
-            delete_task, response("One was deleted", COUNT, 1), "404 412", TASK_ID, IF_MATCH
-        ),
-    },
-    "/": {"get": describe(get_root, response("The greeting", TEXT, "Hello, world!"))},
-    "/info": {"get": describe(get_info, response("Its name", TEXT, "starlette"))},
-    "/healthz": {
-        "get": describe(
-            get_health,
-            response("They can be", {"additionalProperties": TEXT}, {"status": "ok"}, FRESH),
-        )
-    },
-    "/openapi.json": {
-        "get": describe(get_openapi, response("This document", {}, {"openapi": "3.1.0"}))
-    },
-    "/docs": {
-        "get": describe(
-            get_docs,
-            {
-                "description": "The page",
-                "content": {"text/html": {"schema": TEXT, "example": "<!doctype html>…"}},
-            },
-        )
-    },
+        "401 422",
+        request_body("NewTask", NEW_TASK_EXAMPLE),
+        header=KEY,
+    ),
+    delete_tasks: describe(response("How many were deleted", COUNT, 3), "401 422", query=WHICH),
+    get_task: describe(TASK_ANSWER, "304 401 404", path=BY_ID, header=IF_NONE_MATCH),
+    replace_task: describe(
+        TASK_ANSWER,
+        "401 404 412 422",
+        request_body("NewTask", NEW_TASK_EXAMPLE),
+        path=BY_ID,
+        header=IF_MATCH,
+    ),
+    update_task: describe(
+        TASK_ANSWER,
+        "401 404 412 422",
+        request_body("TaskPatch", {"done": True}),
+        path=BY_ID,
+        header=IF_MATCH,
+    ),
+    delete_task: describe(
+        response("One was deleted", COUNT, 1), "401 404 412", path=BY_ID, header=IF_MATCH
+    ),
+    get_health: describe(response("They can be", {}, {"status": "ok"}, "Cache-Control")),
+    get_openapi: describe(response("This document", {}, {"openapi": "3.1.0"})),
+    get_docs: describe(
+        {
+            "description": "The page",
+            "content": {"text/html": {"schema": TEXT, "example": "<!doctype html>…"}},
+        }
+    ),
 }
 
 
-def openapi(root_path: str, token_required: bool) -> Described:
+@cache
+def openapi(root_path: str, token_required: bool) -> bytes:
     """Return the OpenAPI document of a server below this path, which wants a token or none."""
-    components: Described = {"schemas": SCHEMAS}
-    paths = copy.deepcopy(PATHS)
-    for path, operations in paths.items():
-        for operation in operations.values():
-            operation["tags"] = ["tasks" if path.startswith("/tasks") else "server"]
-            if path in OPEN_PATHS:
-                operation["security"] = []
-            elif token_required:
-                operation["responses"]["401"] = ERRORS["401"]
-    if token_required:
-        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-    return {
+    schemes = {"bearer": {"type": "http", "scheme": "bearer"}} if token_required else {}
+    document = {
         "openapi": "3.1.0",
         "info": {"title": "todo", "version": "1.0.0", "description": "A todo list over HTTP"},
         "servers": [{"url": root_path or "/"}],
         "security": [{"bearer": []}] if token_required else [],
-        "tags": [
-            {"name": "tasks", "description": "The list, and each task in it"},
-            {"name": "server", "description": "The server itself"},
-        ],
-        "paths": paths,
-        "components": components,
+        "paths": {
+            resource.path.removesuffix("/?"): operations(resource) for resource in routes[:-1]
+        },
+        "components": {"schemas": SCHEMAS, "securitySchemes": schemes},
     }
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
-@cache
-def openapi_json(root_path: str, token_required: bool) -> bytes:
-    """Return the document as it is sent."""
-    return json.dumps(openapi(root_path, token_required), separators=(",", ":")).encode()
+def operations(resource: Resource) -> Object:
+    """Return the described operations of a path by method; HEAD and OPTIONS go without saying."""
+    described = {}
+    for method, function in resource.operations.items():
+        if function in OPERATIONS and method != "HEAD":
+            operation = described[method.lower()] = {
+                "operationId": function.__name__,
+                "summary": str(function.__doc__).rstrip("."),
+                "tags": ["tasks" if resource.path.startswith("/tasks") else "server"],
+                **OPERATIONS[function],
+            }
+            if resource.path in OPEN_PATHS:
+                operation["security"] = []
+    return described
 
 
 PAGE = r"""<!doctype html>
@@ -1515,7 +1290,7 @@ async function send({ method, url, headers, body }, output) {
     }
 }
 
-function limits({ type, description, ...keywords }) {
+function limits({ type, description, example, ...keywords }) {
     const words = Object.entries(keywords).map(([keyword, value]) => `${keyword} ${show(value)}`)
     return [type, ...words].join(", ")
 }
@@ -1527,21 +1302,20 @@ function bodyParameter({ content }, schemas) {
     const members = Object.entries(properties).map(([name, member]) =>
         `\n${name}: ${member.description} (${limits(member)})`)
     const meaning = description + members.join("")
-    const schema = { type }
-    return { name: "body", in: "body", description: meaning, required: true, schema, example }
+    const schema = { type, example }
+    return { name: "body", in: "body", description: meaning, required: true, schema }
 }
 
-function field(id, { name, in: place, description, required, schema, example }) {
+function field(id, { name, in: place, description, required, schema }) {
     const input = make(place == "body" ? "textarea" : "input", { id, name, "data-in": place })
     input.setAttribute("aria-describedby", `${id}-kind ${id}-meaning`)
     input.autocomplete = "off"
     input.required = place == "path"
-    if (required) input.value = show(example)
+    if (required) input.value = show(schema.example)
     const kind = `${place}, ${required ? "" : "optional, "}${limits(schema)}`
-    const meaning = required ? description : `${description}, for example ${show(example)}`
     return make("div", {}, make("label", { for: id }, name),
         make("small", { id: `${id}-kind` }, kind), input,
-        make("small", { id: `${id}-meaning` }, meaning))
+        make("small", { id: `${id}-meaning` }, description))
 }
 
 function answers(responses) {
@@ -1592,28 +1366,34 @@ function section(operation, schemas) {
     return make("section", { id }, title("h3", operation), make("p", {}, summary), columns)
 }
 
-function build({ info, tags, paths, security, components }) {
+// Every operation, in the order of the paths.
+function list({ paths, security }) {
+    const operations = []
+    for (const [path, methods] of Object.entries(paths).sort()) {
+        for (const [method, described] of Object.entries(methods)) {
+            const secured = (described.security ?? security).length > 0
+            operations.push({ ...described, path, method: method.toUpperCase(), secured })
+        }
+    }
+    return operations
+}
+
+function build({ info, paths, security, components }) {
     const link = make("a", { href: "openapi.json" }, "openapi.json")
     const about = make("p", {}, `${info.description}. The same for programs: `, link)
-    const list = make("ul", {})
-    const groups = {}
-    header.append(make("h1", {}, info.title), about, make("nav", {}, list))
-    if (components.securitySchemes) {
+    const index = make("ul", {})
+    const groups = { tasks: make("div", {}), server: make("div", {}) }
+    header.append(make("h1", {}, info.title), about, make("nav", {}, index))
+    if (security.length > 0) {
         const hint = make("small", {}, "sent as Authorization: Bearer, never stored")
         header.append(make("div", {}, make("label", { for: "token" }, "Token"), hint, token))
     }
-    for (const { name, description } of tags) {
-        groups[name] = make("div", {}, make("h2", {}, name), make("p", {}, description))
-        main.append(groups[name])
+    for (const tag in groups) groups[tag].append(make("h2", {}, tag))
+    for (const operation of list({ paths, security })) {
+        index.append(title("li", operation))
+        groups[operation.tags[0]].append(section(operation, components.schemas))
     }
-    for (const [path, methods] of Object.entries(paths)) {
-        for (const [method, described] of Object.entries(methods)) {
-            const secured = (described.security ?? security).length > 0
-            const operation = { ...described, path, method: method.toUpperCase(), secured }
-            list.append(title("li", operation))
-            groups[operation.tags[0]].append(section(operation, components.schemas))
-        }
-    }
+    main.append(...Object.values(groups))
     if (location.hash) location.replace(location.hash)  // what it names was not there yet
 }
 

@@ -20,6 +20,7 @@ MIB = 2**20
 TASK = {"name": "milk", "done": False}
 BREAD = {"name": "bread", "done": True}
 DEFAULTS: dict[str, object] = {"POST": TASK, "PUT": BREAD, "PATCH": {"done": True}}
+KEY = "header idempotency-key"
 BODY_ROUTES = [("POST", "/tasks"), ("PUT", "/tasks/1"), ("PATCH", "/tasks/1")]
 METHODS = dict.fromkeys(["/", "/info", "/healthz", "/openapi.json", "/docs"], "GET HEAD OPTIONS")
 METHODS |= dict.fromkeys(["/tasks", "/tasks/"], "GET HEAD POST DELETE OPTIONS")
@@ -186,8 +187,9 @@ BESIDE = {  # the headers that come with a status
     401: {"www-authenticate": "Bearer"},
     408: {"connection": "close"},
     412: {"cache-control": "no-cache"},
+    413: {"connection": "close"},
     503: {"retry-after": "1", "cache-control": "no-store"},
-    507: {"cache-control": "no-store"},
+    507: {"retry-after": "1", "cache-control": "no-store"},
 }
 
 

@@ -20,10 +20,8 @@ Json = dict[str, Any]
 
 NAMED = {"Task", "NewTask", "TaskPatch", "Error", "HTTPValidationError", "ValidationError"}
 OPEN = {"get_health", "get_openapi", "get_docs"}
-DOCUMENTS = [
-    pytest.param(todo.openapi("", False), id="open"),
-    pytest.param(todo.openapi("/api", True), id="with a token"),
-]
+DOCUMENTS = {"open": todo.openapi("", False), "with a token": todo.openapi("/api", True)}
+DOCUMENT = json.loads(DOCUMENTS["open"])
 CASES: list[tuple[str, dict[str, str], int]] = [
     ("list_tasks", {"If-None-Match": "*"}, 304),
     ("create_task", {}, 200),
@@ -59,10 +57,10 @@ def operations(document: Json) -> dict[str, Json]:
     }
 
 
-def check(document: Json, schema: Json, value: object) -> None:
+def check(schema: Json, value: object) -> None:
     """Hold a value against a schema of the document."""
     jsonschema = pytest.importorskip("jsonschema")
-    whole = {**schema, "components": document["components"]}
+    whole = {**schema, "components": DOCUMENT["components"]}
     jsonschema.Draft202012Validator(whole).validate(value)
 
 
@@ -77,49 +75,53 @@ def web(serve: Callable[..., Any]) -> Iterator[httpx.Client]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("root_path", ["", "/api"])
-def test_the_document_is_openapi(root_path: str) -> None:
-    document = todo.openapi(root_path, True)
-    assert document["servers"] == [{"url": root_path or "/"}]
+def test_the_document_is_openapi_below_any_root_path() -> None:
+    document = json.loads(DOCUMENTS["with a token"])
+    assert (DOCUMENT["servers"], document["servers"]) == ([{"url": "/"}], [{"url": "/api"}])
     pytest.importorskip("openapi_spec_validator").validate(document)
 
 
 def test_every_route_is_described_by_its_function() -> None:
     described = {
         (operation["path"], operation["method"]): (name, operation["summary"])
-        for name, operation in operations(todo.openapi("", False)).items()
+        for name, operation in operations(DOCUMENT).items()
     }
     routed = {}
     for route in todo.routes:
         for method, function in route.operations.items():
             if method not in ("HEAD", "OPTIONS"):
-                summary = str(function.__doc__).splitlines()[0].rstrip(".")
+                summary = str(function.__doc__).rstrip(".")
                 routed[route.path.removesuffix("/?") or "/", method] = function.__name__, summary
     assert described == routed
 
 
 def test_values_have_their_limits_and_done_is_a_plain_boolean() -> None:
-    document = todo.openapi("", False)
-    parameters = operations(document)["list_tasks"]["parameters"]
-    assert {each["name"]: each["schema"] for each in parameters} == {
+    limits = {}
+    for parameter in operations(DOCUMENT)["list_tasks"]["parameters"]:
+        limits[parameter["name"]] = dict(parameter["schema"])
+        assert limits[parameter["name"]].pop("description") == parameter["description"]
+        assert not parameter["required"]
+    assert limits == {
         "done": {"type": "boolean"},
         "q": {"type": "string"},
         "limit": {"type": "integer", "minimum": 1, "maximum": 1000},
         "after": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
         "If-None-Match": {"type": "string"},
     }
-    assert set(document["components"]["schemas"]) == NAMED
+    schemas = DOCUMENT["components"]["schemas"]
+    assert set(schemas) == NAMED
     for name in ("Task", "NewTask", "TaskPatch"):
-        members = document["components"]["schemas"][name]["properties"]
-        assert members["done"]["type"] == "boolean"
-        assert members["name"]["maxLength"] == 1000
+        members = schemas[name]["properties"]
+        assert (members["done"]["type"], members["name"]["maxLength"]) == ("boolean", 1000)
+    required = [
+        parameter["name"] for parameter in operations(DOCUMENT)["delete_tasks"]["parameters"]
+    ]
+    assert required == ["done"]
 
 
 def test_a_token_is_asked_for_where_it_is_needed() -> None:
-    without, document = todo.openapi("", False), todo.openapi("", True)
-    assert (without["security"], document["security"]) == ([], [{"bearer": []}])
-    assert "securitySchemes" not in without["components"]
-    assert not any("401" in operation["responses"] for operation in operations(without).values())
+    document = json.loads(DOCUMENTS["with a token"])
+    assert (DOCUMENT["security"], document["security"]) == ([], [{"bearer": []}])
     for name, operation in operations(document).items():
         assert operation.get("security") == ([] if name in OPEN else None)
         assert ("401" in operation["responses"]) == (name not in OPEN)
@@ -127,29 +129,27 @@ def test_a_token_is_asked_for_where_it_is_needed() -> None:
 
 @pytest.mark.slow
 def test_every_body_and_every_answer_has_an_example_that_fits() -> None:
-    document = todo.openapi("", True)
-    for operation in operations(document).values():
+    for operation in operations(DOCUMENT).values():
         bodies = [operation["requestBody"]] if "requestBody" in operation else []
         for described in [*bodies, *operation["responses"].values()]:
             for content in described.get("content", {}).values():
-                check(document, content["schema"], content["example"])
+                check(content["schema"], content["example"])
 
 
 @pytest.mark.slow
 def test_the_server_answers_as_described(web: httpx.Client) -> None:
-    document = web.get("/openapi.json").json()
     for name, headers, status in CASES:
-        operation = operations(document)[name]
+        operation = operations(DOCUMENT)[name]
         content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
         path = operation["path"].replace("{id}", "1")
         json = content.get("example")
         answer = web.request(operation["method"], path, json=json, headers=headers)
         assert answer.status_code == status, name
         described = operation["responses"][str(status)]
-        for header, meaning in described.get("headers", {}).items():
-            assert header in answer.headers or not meaning["required"]
+        sent = {"etag", "location", "link", "cache-control"} & set(answer.headers)
+        assert status in (304, 412) or sent <= {it.lower() for it in described["headers"]}
         if "content" in described:
-            check(document, described["content"]["application/json"]["schema"], answer.json())
+            check(described["content"]["application/json"]["schema"], answer.json())
 
 
 # Programs that read the document
@@ -172,7 +172,7 @@ def run(*command: str, cwd: Path) -> str:
 @pytest.fixture(params=DOCUMENTS)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A folder with the document in it, once open and once with a token."""
-    (tmp_path / "openapi.json").write_text(json.dumps(request.param))
+    (tmp_path / "openapi.json").write_bytes(DOCUMENTS[request.param])
     return tmp_path
 
 

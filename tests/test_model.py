@@ -148,8 +148,7 @@ class Tasks(RuleBasedStateMachine):
         answer = self.client.get(f"/tasks?{httpx.QueryParams(query)}")
         links = {}
         if page != found:
-            last = str(page[-1]["id"])
-            link = httpx.QueryParams(query).remove("after").add("after", last)
+            link = httpx.QueryParams(query | {"after": page[-1]["id"]})
             links["link"] = f'</tasks?{link}>; rel="next"'
         check_tagged(answer, page, **links)
 

@@ -34,18 +34,6 @@ MIGRATIONS = sorted(
     file.stem for file in ROOT.glob("migrations/*.sql") if not file.stem.endswith(".rollback")
 )
 OLD = {id: (f"old {id}", id % 2 == 1) for id in range(1, 1001)}
-FIRST = """
-    CREATE TABLE task (
-        id    INTEGER  PRIMARY KEY AUTOINCREMENT CHECK (id > 0),
-        name  TEXT     NOT NULL,
-        done  INTEGER  NOT NULL CHECK (done IN (0, 1)),
-        json  TEXT     NOT NULL GENERATED ALWAYS AS (
-            json_object('name', name, 'done', json(iif(done, 'true', 'false')), 'id', id)
-        ) VIRTUAL
-    ) STRICT;
-
-    CREATE INDEX task_done ON task (done);
-"""
 
 
 def yoyo(db: Path, *command: str, cwd: Path = ROOT) -> str:
@@ -65,28 +53,23 @@ def applied(db: Path) -> list[str]:
         return [id for (id,) in rows]
 
 
-def execute(db: Path, *statements: str) -> None:
-    with closing(sqlite3.connect(db)) as connection, connection:
-        for statement in statements:
-            connection.execute(statement)
-
-
-def is_sound(db: Path) -> bool:
-    with closing(sqlite3.connect(db)) as connection:
-        return connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-
-
 def names(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
 def flocks(db: Path, word: str) -> list[str]:
     """The lines of the kernel's list of locks for the workers' lock: `->` is one who waits."""
-    locks = Path("/proc/locks")
-    if not locks.exists():
-        pytest.skip("the kernel does not tell who waits for a lock")
     inode = f":{Path(f'{db}-lock').stat().st_ino} "
-    return [line for line in locks.read_text().splitlines() if inode in line and word in line]
+    lines = Path("/proc/locks").read_text().splitlines()
+    return [line for line in lines if inode in line and word in line]
+
+
+def copy_application(folder: Path) -> tuple[str, ...]:
+    """Copy the application there, and return what to start a server of the copy with."""
+    for name in ("sql", "migrations"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "todo.py", folder)
+    return "env", "-C", str(folder)
 
 
 def works(server: Server) -> None:
@@ -127,13 +110,6 @@ def test_a_missing_file_is_created_and_named_in_one_line_of_the_log(
     assert names(tmp_path) == ["new.db", "new.db-lock"]
 
 
-def test_an_empty_file_is_migrated(start: Start, tmp_path: Path) -> None:
-    db = tmp_path / "empty.db"
-    db.touch()
-    assert start(TODO_DB=str(db)).tasks() == []
-    assert applied(db) == MIGRATIONS
-
-
 def test_an_old_file_is_migrated_and_keeps_its_tasks(start: Start, old: Path) -> None:
     expected = [{"name": name, "done": done, "id": id} for id, (name, done) in OLD.items()]
     assert start(TODO_DB=str(old)).tasks() == expected
@@ -143,10 +119,12 @@ def test_an_old_file_is_migrated_and_keeps_its_tasks(start: Start, old: Path) ->
 def test_a_file_of_the_first_version_serves_its_names_beyond_the_limit(
     start: Start, tmp_path: Path
 ) -> None:
-    shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
-    (tmp_path / "migrations" / "0001-task.sql").write_text(FIRST)
+    copy_application(tmp_path / "first")
+    migration = tmp_path / "first" / "migrations" / "0001-task.sql"
+    text = re.sub(r"CHECK \(length.*", ",", migration.read_text().replace("STORED", "VIRTUAL"))
+    migration.write_text(text)
     db = tmp_path / "first.db"
-    yoyo(db, "apply", cwd=tmp_path)
+    yoyo(db, "apply", cwd=tmp_path / "first")
     long = {"name": "é" * 5000, "done": False, "id": 1}
     insert(db, [(long["name"], False)])
     client = start(TODO_DB=str(db))
@@ -158,13 +136,15 @@ def test_a_file_of_the_first_version_serves_its_names_beyond_the_limit(
 def test_the_file_is_todo_db_in_the_working_directory_unless_another_is_named(
     serve: Serve, tmp_path: Path
 ) -> None:
+    (tmp_path / "todo.db").touch()  # an empty file will do
     unnamed = ("env", "-C", str(tmp_path), "-u", "TODO_DB")
     works(serve("--app-dir", str(ROOT), db=tmp_path / "todo.db", prefix=unnamed))
 
 
-@pytest.mark.parametrize(
-    "name", ["a b?mode=memory&x.db", "100%41#;'ü\".db", ":memory:", "todo [1]", "a*b?", "%41#?.db"]
-)
+PATHS = ["a b?mode=memory&x.db", "100%41#;'ü\".db", ":memory:", "a[1]*", "\udcff"]
+
+
+@pytest.mark.parametrize("name", PATHS, ids=ascii)
 def test_a_path_means_itself_whatever_is_in_it(start: Start, tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
@@ -173,24 +153,6 @@ def test_a_path_means_itself_whatever_is_in_it(start: Start, tmp_path: Path, nam
     client.close()
     assert names(folder) == [name, f"{name}-lock"]
     assert tasks_in(folder / name) == {1: ("milk", False)}
-
-
-def test_a_path_that_is_no_unicode_serves_or_is_refused_in_a_sentence(
-    serve: Serve, tmp_path: Path
-) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    server = serve(db=folder / "\udcff.db")
-    if server.url:
-        with server.client() as http:
-            assert http.post("/tasks", json=TASK).status_code == 200
-        server.stop()
-        assert names(folder) == ["\udcff.db", "\udcff.db-lock"]
-    else:
-        assert server.wait() == 3
-        assert "todo.db" not in names(folder)
-    assert server.log.count(str(folder)) == 1
-    assert "Traceback" not in server.log
 
 
 def test_a_link_leads_to_the_file_and_to_its_lock(start: Start, tmp_path: Path) -> None:
@@ -206,13 +168,8 @@ def test_a_link_leads_to_the_file_and_to_its_lock(start: Start, tmp_path: Path) 
     assert "link.db-lock" not in names(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["todo [1]", "a*b?", "%41#"])
-def test_the_application_may_lie_at_any_path(serve: Serve, tmp_path: Path, name: str) -> None:
-    folder = tmp_path / name
-    shutil.copytree(ROOT / "sql", folder / "sql")
-    shutil.copytree(ROOT / "migrations", folder / "migrations")
-    shutil.copy(ROOT / "todo.py", folder)
-    works(serve(db=tmp_path / "new.db", prefix=("env", "-C", str(folder))))
+def test_the_application_may_lie_at_any_path(serve: Serve, tmp_path: Path) -> None:
+    works(serve(db=tmp_path / "new.db", prefix=copy_application(tmp_path / "todo [1] a*b?%41#")))
 
 
 @contextmanager
@@ -225,27 +182,21 @@ def started(serve: Serve, db: Path, *workers: str) -> Iterator[list[Server]]:
         codes = list(threads.map(Server.stop, servers))
     assert set(codes) <= set(STOPPED)
     assert not set(names(db.parent)) & {f"{db.name}-wal", f"{db.name}-shm"}
-    assert is_sound(db)
+    tasks_in(db)
 
 
+@pytest.mark.parametrize("tasks", [{}, pytest.param(OLD, marks=slow)], ids=["new", "old"])
 def test_several_servers_of_several_workers_start_at_once_on_a_new_file(
-    serve: Serve, tmp_path: Path
+    serve: Serve, tmp_path: Path, early: Path, tasks: dict[int, tuple[str, bool]]
 ) -> None:
-    with started(serve, tmp_path / "new.db", "1", "2") as servers:
+    db = tmp_path / "todo.db"
+    if tasks:
+        shutil.copy(early, db)
+    with started(serve, db, "1", "2") as servers:
         for server, workers in zip(servers, (1, 2), strict=True):
             works(server)
+            assert tasks_of(server) == tasks
             assert server.log.count("startup complete") == workers
-            assert "rror" not in server.log
-
-
-@slow
-def test_several_servers_of_several_workers_start_at_once_on_an_old_file(
-    serve: Serve, old: Path
-) -> None:
-    with started(serve, old, "2", "1") as servers:
-        for server in servers:
-            works(server)
-            assert tasks_of(server) == OLD
             assert "rror" not in server.log
 
 
@@ -253,8 +204,8 @@ def test_several_servers_of_several_workers_start_at_once_on_an_old_file(
     ("call", "when"),
     [
         ("pwrite64", 20),
-        *[pytest.param("pwrite64", n, marks=slow) for n in (1, 2, 3, 5, 10, 15, 25, 30, 40, 50)],
-        *[pytest.param("fdatasync", n, marks=slow) for n in (1, 2, 3, 4, 6, 8)],
+        *[pytest.param("pwrite64", n, marks=slow) for n in (1, 2, 5, 10, 15, 25, 30, 40)],
+        *[pytest.param("fdatasync", n, marks=slow) for n in (1, 2, 3, 4)],
     ],
 )
 def test_a_start_that_is_killed_at_one_of_its_writes_blocks_no_later_one(
@@ -273,68 +224,54 @@ def test_a_start_that_is_killed_at_one_of_its_writes_blocks_no_later_one(
 
 
 @slow
-@pytest.mark.parametrize("workers", ["1", "4", "8"])
-@pytest.mark.parametrize("file", ["new", "old"])
+@pytest.mark.parametrize("workers", [1, 4, 8])
+@pytest.mark.parametrize("tasks", [{}, OLD], ids=["new", "old"])
 def test_starts_that_are_killed_at_random_moments_lose_and_block_nothing(
-    serve: Serve, tmp_path: Path, early: Path, workers: str, file: str
+    serve: Serve, tmp_path: Path, early: Path, workers: int, tasks: dict[int, tuple[str, bool]]
 ) -> None:
-    rng = random.Random(f"{workers} {file}")
-    slowest = 0.0
+    rng = random.Random(workers)
+    command = [sys.executable, "-m", "uvicorn", "todo:app", "--port=0", f"--workers={workers}"]
     for n in range(-(-ROUNDS // 6)):  # rounded up
         db = tmp_path / f"{n}.db"
-        if file == "old":
+        if tasks:
             shutil.copy(early, db)
-        kill_a_start(db, workers, rng)
+        env = {**os.environ, "TODO_DB": str(db)}
+        with subprocess.Popen(
+            command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, process_group=0
+        ) as killed:
+            assert killed.stderr
+            while "Waiting for application startup" not in killed.stderr.readline():
+                pass
+            time.sleep(rng.uniform(0, 0.03 + 0.02 * workers))
+            os.killpg(killed.pid, signal.SIGKILL)
         began = time.monotonic()
-        server = serve("--workers", workers, db=db)
-        slowest = max(slowest, time.monotonic() - began)
+        server = serve("--workers", str(workers), db=db)
+        assert time.monotonic() - began < 12
         works(server)
-        assert tasks_of(server) == (OLD if file == "old" else {})
+        assert tasks_of(server) == tasks
         assert "rror" not in server.log
         assert server.stop() in STOPPED
-        assert is_sound(db)
-    print(f"{n + 1} starts of {workers} on a file that is {file}: the slowest took {slowest:.2f} s")
-    assert slowest < 12
-
-
-def kill_a_start(db: Path, workers: str, rng: random.Random) -> None:
-    """Start a server and kill it, with all its workers, at a moment of its first startup."""
-    command = [sys.executable, "-m", "uvicorn", "todo:app", "--port", "0", "--workers", workers]
-    environment = {**os.environ, "TODO_DB": str(db)}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, process_group=0
-    ) as process:
-        assert process.stderr
-        for line in process.stderr:
-            if "Waiting for application startup" in line:
-                break
-        time.sleep(rng.uniform(0, 0.03 + 0.02 * int(workers)))
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_note_that_a_killed_start_left_blocks_no_later_one(start: Start, tmp_path: Path) -> None:
     """yoyo notes in a table who may migrate; nobody removes the note of a process that is gone."""
     db = tmp_path / "noted.db"
-    execute(
-        db,
-        "CREATE TABLE yoyo_lock (locked INT DEFAULT 1, ctime TIMESTAMP, "
-        "pid INT NOT NULL, PRIMARY KEY (locked))",
-        "INSERT INTO yoyo_lock VALUES (1, '2020-01-01', 1)",
-    )
+    with closing(sqlite3.connect(db)) as connection:
+        connection.executescript("""
+            CREATE TABLE yoyo_lock (locked INT PRIMARY KEY, ctime TIMESTAMP, pid INT NOT NULL);
+            INSERT INTO yoyo_lock VALUES (1, '2020-01-01', 1);
+        """)
     began = time.monotonic()
     assert start(TODO_DB=str(db)).tasks() == []
     assert time.monotonic() - began < 8
 
 
 def test_migrations_are_applied_all_or_none(serve: Serve, old: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "broken"
-    shutil.copytree(ROOT / "sql", folder / "sql")
-    shutil.copytree(ROOT / "migrations", folder / "migrations")
-    shutil.copy(ROOT / "todo.py", folder)
-    (folder / "migrations" / "0003-broken.sql").write_text("UPDATE nowhere SET x = 1;")
-    server = serve(db=old, prefix=("env", "-C", str(folder)))
-    assert server.wait() == 3
-    assert f"ERROR:    Can't serve {old}: no such table: nowhere\n" in server.log
+    prefix = copy_application(tmp_path / "broken")
+    broken = tmp_path / "broken" / "migrations" / "0003-broken.sql"
+    broken.write_text("UPDATE nowhere SET x = 1;")
+    server = serve(db=old, prefix=prefix)
+    assert refusal(server) == f"ERROR:    Can't serve {old}: no such table: nowhere\n"
     assert applied(old) == MIGRATIONS[:1]
 
 
@@ -367,80 +304,28 @@ def test_without_fcntl_as_on_windows_it_serves_all_the_same(serve: Serve, tmp_pa
     db = tmp_path / "new.db"
     server = serve(db=db, PYTHONPATH=str(hidden))
     works(server)
-    load = Load()
-    load.start(server, 4)
-    load.wait(answers=5)
     assert server.stop() in STOPPED
-    load.stop()
-    assert load.statuses.keys() == {200}
-    assert "new.db-wal" not in names(tmp_path)
+    assert names(tmp_path) == ["hidden", "new.db", "new.db-lock"]
 
 
 # Files that can't serve
 
 
-def no_database(db: Path) -> None:
-    db.write_text("This is a diary, not a database. " * 100)
-
-
-def folder(db: Path) -> None:
-    db.mkdir()
-
-
-def pipe(db: Path) -> None:
-    os.mkfifo(db)
-
-
-def device(db: Path) -> None:
-    db.symlink_to(os.devnull)
-
-
-def malformed(db: Path) -> None:
-    yoyo(db, "apply")
-    with db.open("r+b") as file:
-        file.seek(4096)
-        file.write(b"\xff" * 4096)
-
-
-def missing_folder(db: Path) -> None:
-    db.parent.rmdir()
-
-
-def loop_of_links(db: Path) -> None:
-    db.symlink_to(db)
-
-
-def two_names(db: Path) -> None:
-    db.touch()
-    os.link(db, db.with_name("other.db"))
-
-
-def newer(db: Path) -> None:
-    yoyo(db, "apply")
-    columns = "(migration_hash, migration_id)"
-    execute(db, f"INSERT INTO _yoyo_migration {columns} VALUES ('x', '9999-from-the-future')")
-
-
-def other_table(db: Path) -> None:
-    execute(db, "CREATE TABLE task (title TEXT)", "INSERT INTO task VALUES ('mine')")
-
-
-def similar_table(db: Path) -> None:
-    execute(db, "CREATE TABLE task (id INTEGER PRIMARY KEY, name TEXT, done INTEGER)")
-
-
-REASONS = {
-    no_database: "file is not a database",
-    folder: "it is no regular file",
-    pipe: "it is no regular file",
-    device: "it is no regular file",
-    malformed: "malformed",
-    missing_folder: "No such file or directory",
-    loop_of_links: "unable to open database file",
-    two_names: "hard links",
-    newer: "it is newer than this server",
-    other_table: "table task already exists",
-    similar_table: "table task already exists",
+# What a shell makes beside a database named empty.db, and why it is refused.
+UNFIT = {
+    "yes 'a diary, no database' | head -c 9000 >todo.db": "file is not a database",
+    "mkdir todo.db": "must be a regular file",
+    "mkfifo todo.db": "must be a regular file",
+    "ln -s /dev/null todo.db": "must be a regular file",
+    "ln -s todo.db todo.db": "unable to open database file",
+    "mv empty.db todo.db; ln todo.db other.db": "hard links",
+    "rm empty.db; rmdir $PWD": "No such file or directory",
+    "mv empty.db todo.db; yes | dd of=todo.db bs=4k seek=1 count=1 conv=notrunc": "malformed",
+}
+# What another program makes of a database, and why it is refused.
+STRANGE = {
+    "INSERT INTO _yoyo_migration (migration_hash, migration_id) VALUES ('x', '9999')": "is newer",
+    "DROP TABLE task; DROP TABLE _yoyo_migration; CREATE TABLE task (title TEXT)": "already exists",
 }
 
 
@@ -455,19 +340,25 @@ def content(path: Path) -> object:
         return path.read_bytes()[100:]  # but for the header, which may tell that there was a WAL
 
 
-@pytest.mark.parametrize("make", REASONS)
+@pytest.mark.parametrize(("how", "reason"), (UNFIT | STRANGE).items())
 def test_a_file_that_cant_serve_is_refused_in_a_sentence_and_stays_as_it_was(
-    start: Start, tmp_path: Path, make: Callable[[Path], None]
+    start: Start, empty: Path, tmp_path: Path, how: str, reason: str
 ) -> None:
     db = tmp_path / "parent" / "todo.db"
     db.parent.mkdir()
-    make(db)
+    if how in UNFIT:
+        shutil.copy(empty, db.with_name("empty.db"))
+        subprocess.run(how, shell=True, cwd=db.parent, check=True, stderr=subprocess.DEVNULL)
+    else:
+        shutil.copy(empty, db)
+        with closing(sqlite3.connect(db)) as connection:
+            connection.executescript(how)
     before = content(db)
     with pytest.raises(todo.StartRefused) as refused:
         start(TODO_DB=str(db))
     sentence = str(refused.value)
     assert sentence.startswith(f"Can't serve {os.path.realpath(db)}: ")
-    assert REASONS[make] in sentence
+    assert reason in sentence
     assert "\n" not in sentence
     assert content(db) == before
 
@@ -493,18 +384,15 @@ def refusal(server: Server) -> str:
 def test_a_refused_start_is_one_line_in_the_log_and_exit_code_3(
     serve: Serve, tmp_path: Path
 ) -> None:
-    db = tmp_path / "diary.db"
-    no_database(db)
-    assert refusal(serve(db=db)) == f"ERROR:    Can't serve {db}: file is not a database\n"
+    sentence = f"ERROR:    Can't serve {tmp_path}: it must be a regular file"
+    assert refusal(serve(db=tmp_path)).startswith(sentence)
 
 
 @slow
 def test_several_workers_stop_too_when_the_file_cant_serve(serve: Serve, tmp_path: Path) -> None:
-    db = tmp_path / "diary.db"
-    no_database(db)
-    server = serve("--workers", "2", db=db)
+    server = serve("--workers", "2", db=tmp_path)
     server.wait()
-    assert server.log.count(f"ERROR:    Can't serve {db}: file is not a database\n") in (1, 2)
+    assert server.log.count(f"ERROR:    Can't serve {tmp_path}: ") in (1, 2)
     assert "Traceback" not in server.log
 
 
@@ -536,7 +424,6 @@ def test_what_cant_be_written_is_refused_in_a_sentence(
     [
         (signal.SIGINT, "1"),
         (signal.SIGTERM, "2"),
-        pytest.param(signal.SIGTERM, "1", marks=slow),
         pytest.param(signal.SIGINT, "4", marks=slow),
     ],
 )
@@ -552,7 +439,6 @@ def test_a_stop_under_load_answers_what_it_writes_and_leaves_one_file(
     assert load.statuses.keys() == {200}
     assert names(tmp_path) == ["new.db", "new.db-lock"]
     assert tasks_in(server.db) == load.ledger, "lost, or written and not answered"
-    assert is_sound(server.db)
     assert "Traceback" not in server.log
 
 
@@ -571,44 +457,29 @@ def test_a_stop_answers_the_writes_that_wait_for_another_program(start: Start) -
     assert names(client.db.parent) == ["todo.db", "todo.db-lock"]
 
 
-def send_half(server: Server) -> list[socket.socket]:
-    """Connections that have sent nothing, half a head, and half a body."""
-    connections = [socket.create_connection(server.address, timeout=30) for _ in range(3)]
-    head = b"POST /tasks HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-    connections[1].sendall(head[:30])
-    connections[2].sendall(head + b'content-length: 100\r\nexpect: 100-continue\r\n\r\n{"name": ')
-    assert connections[2].recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"  # it is being read
-    return connections
-
-
-def everything(connection: socket.socket) -> bytes:
-    with connection, connection.makefile("rb") as file:
-        return file.read()
-
-
 @slow
 def test_a_stop_that_may_not_wait_answers_503(serve: Serve) -> None:
     """A body that stalls, a write that waits, and a client that does not read its long list."""
     server = serve("--timeout-graceful-shutdown", "1")
     insert(server.db, (("x" * 1000, False) for _ in range(20_000)))
-    deaf = socket.create_connection(server.address, timeout=30)
+    deaf, half = [socket.create_connection(server.address, timeout=30) for _ in range(2)]
     deaf.sendall(b"GET /tasks HTTP/1.1\r\nhost: x\r\n\r\n")
     assert deaf.recv(12) == b"HTTP/1.1 200"
-    nothing, head, body = send_half(server)
-    with deaf, nothing, head, ThreadPoolExecutor() as threads, locked(server.db) as other:
+    head = b"POST /tasks HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    half.sendall(head + b'content-length: 100\r\nexpect: 100-continue\r\n\r\n{"name": ')
+    assert half.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"  # it is being read
+    with deaf, half, ThreadPoolExecutor() as threads, locked(server.db) as other:
         with server.client() as http:
             write = threads.submit(http.post, "/tasks", json=TASK)
             while not flocks(server.db, "FLOCK"):
                 assert not write.done()
             server.process.terminate()
-            check_503 = write.result(30)
+            check_error(write.result(30), 503, connection="close")
         began = time.monotonic()
-        assert everything(body).startswith(b"HTTP/1.1 503 ")
+        assert half.recv(12) == b"HTTP/1.1 503"
         other.execute("ROLLBACK")
         assert server.wait() in STOPPED
         assert time.monotonic() - began < 3
-    assert check_503.status_code == 503
-    assert check_503.json().keys() == {"detail"}
     assert "Traceback" not in server.log
     assert len(tasks_in(server.db)) in (20_000, 20_001)  # a 503 may have happened or not
     assert names(server.db.parent) == ["served.db", "served.db-lock"]
@@ -618,23 +489,10 @@ def test_a_stop_that_may_not_wait_answers_503(serve: Serve) -> None:
 
 
 @slow
-def test_yoyo_lists_and_applies_beside_a_running_server(serve: Serve) -> None:
+def test_yoyo_migrates_beside_a_running_server(serve: Serve) -> None:
     server = serve()
-    load = Load()
-    load.start(server, 4)
-    load.wait(answers=1)
     listed = yoyo(server.db, "list")
     assert re.findall(r"^A +(\S+) ", listed, re.MULTILINE) == MIGRATIONS
-    yoyo(server.db, "apply")
-    load.wait(answers=1)
-    load.stop()
-    assert load.statuses.keys() == {200}
-    load.check(server)
-
-
-@slow
-def test_yoyo_rolls_back_and_applies_again_beside_a_running_server(serve: Serve) -> None:
-    server = serve()
     with server.client() as http:
         assert http.post("/tasks", json=TASK).status_code == 200
         yoyo(server.db, "rollback", "--all")
@@ -690,22 +548,15 @@ def test_a_wheel_puts_one_folder_into_site_packages_and_serves_from_anywhere(
     assert ours == {"todo", "todo-1.0.0.dist-info"}
     (here,) = {Path(path) for path in sys.path if path.endswith("site-packages")}
     environment = {**os.environ, "PYTHONPATH": f"{packages}:{here}", "TODO_DB": "here.db"}
-    script = (
-        "import asyncio, todo\n"
-        "print(todo.__file__)\n"
-        "async def main():\n"
-        "    async with todo.app.router.lifespan_context(todo.app):\n"
-        "        pass\n"
-        "asyncio.run(main())\n"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    script = """if True:
+        import asyncio, todo
+        async def main():
+            async with todo.app.router.lifespan_context(todo.app):
+                print(todo.__file__)
+        asyncio.run(main())
+    """
+    command = [sys.executable, "-c", script]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (0, f"{packages}/todo/__init__.py\n"), run.stderr
     assert applied(tmp_path / "here.db") == MIGRATIONS
 

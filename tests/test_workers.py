@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import shutil
 import signal
 import socket
 import statistics
@@ -16,14 +15,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from helpers import BREAD, TASK, Client, check_error, insert, locked
-from processes import ROOT, Load, Server, read_trace, tasks_of, traced
+from helpers import TASK, check_error, insert, locked
+from processes import Load, Server, read_trace, tasks_of, traced
 
 Serve = Callable[..., Server]
-Start = Callable[..., Client]
-
-
-# Writes
 
 
 def test_four_workers_and_64_writers_give_nothing_but_200_and_nobody_starves(serve: Serve) -> None:
@@ -59,28 +54,15 @@ def test_a_worker_that_is_killed_loses_nothing_and_is_replaced(serve: Serve) -> 
 # SQLite 3.7.0 to 3.51.2 may corrupt a file when one process commits while another checkpoints
 
 
-@pytest.mark.parametrize("is_locked", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_commits_and_checkpoints_of_two_workers_overlap_only_without_their_lock(
-    serve: Serve, tmp_path: Path, is_locked: bool
-) -> None:
-    text = (ROOT / "todo.py").read_text()
-    if not is_locked:
-        turn = "with self.exclusive():\n                group"
-        assert turn in text
-        text = text.replace(turn, turn.replace("self.exclusive", "contextlib.nullcontext"))
-    (tmp_path / "todo.py").write_text(text)
-    for folder in ("sql", "migrations"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
+def test_commits_and_checkpoints_of_two_workers_never_overlap(serve: Serve, tmp_path: Path) -> None:
     db, trace = tmp_path / "todo.db", tmp_path / "trace"
     delay = ("-s", "0", "-e", "inject=fdatasync:delay_enter=2000")
-    prefix = traced(trace, "pwrite64,fdatasync", *delay)
-    server = serve("--workers", "2", "--app-dir", str(tmp_path), db=db, prefix=prefix)
+    server = serve("--workers", "2", db=db, prefix=traced(trace, "pwrite64,fdatasync", *delay))
     load = Load(size=980, creates=1)
     load.spread(server, 8)
     load.wait(answers=60)
     load.stop()
     server.stop()
-
     checkpoints, overlaps, busy = 0, 0, ""
     for call in read_trace(trace):
         if call.path == str(db):
@@ -89,7 +71,7 @@ def test_commits_and_checkpoints_of_two_workers_overlap_only_without_their_lock(
         elif call.path == f"{db}-wal" and busy not in ("", call.thread):
             overlaps += 1
     assert checkpoints >= 3
-    assert is_locked == (overlaps == 0), f"{overlaps} writes beside {checkpoints} checkpoints"
+    assert overlaps == 0
 
 
 # Others that hold the file
@@ -106,79 +88,53 @@ def timed(server: Server, method: str, target: str) -> tuple[float, httpx.Respon
 @pytest.mark.slow
 def test_a_write_gives_up_after_5_s_while_another_program_holds_the_database(serve: Serve) -> None:
     server = serve()
-    reads, writes = [], []
     with ThreadPoolExecutor() as threads, locked(server.db):
-        started = time.monotonic()
-        while len(writes) < 2:  # the second, a second later, waits for SQLite as it gives up
-            if time.monotonic() > started + len(writes):
-                writes.append(threads.submit(timed, server, "POST", "/tasks"))
-            took, answer = timed(server, "GET", "/healthz")
-            assert answer.status_code == 200
-            reads.append(took)
+        writes = [threads.submit(timed, server, "POST", "/tasks")]
+        reads = [timed(server, "GET", "/healthz") for _ in range(100)]
+        # The second still waits for SQLite when the first has given up.
+        writes.append(threads.submit(timed, server, "POST", "/tasks"))
         outcomes = [write.result(30) for write in writes]
     for took, answer in outcomes:
         assert 4.9 < took < 5.5
         check_error(answer, 503)
-    assert statistics.median(reads) < 0.02
-    with server.client() as http:
-        assert http.post("/tasks", json=BREAD).json() == BREAD | {"id": 1}
+    assert {answer.status_code for _, answer in reads} == {200}
+    assert statistics.median(took for took, _ in reads) < 0.02
+    assert timed(server, "POST", "/tasks")[1].json() == TASK | {"id": 1}
     assert list(tasks_of(server)) == [1], "a write that had given up was written all the same"
-    server.kill()
-    assert server.log.count("ERROR") == 2
-
-
-def freeze(server: Server, load: Load) -> None:
-    """Stop a server at a moment when it holds the workers' lock, as a debugger may."""
-    with open(f"{server.db}-lock") as lock:
-        while True:
-            load.wait(answers=1)
-            os.kill(server.process.pid, signal.SIGSTOP)
-            os.waitid(os.P_PID, server.process.pid, os.WSTOPPED)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            os.kill(server.process.pid, signal.SIGCONT)
 
 
 @pytest.mark.slow
 def test_a_worker_that_is_frozen_in_its_turn_holds_others_up_for_seconds_only(serve: Serve) -> None:
-    server, other = serve(), serve()
-    load = Load(creates=1)
-    load.start(server, 8)
-    freeze(server, load)
-    with ThreadPoolExecutor() as threads:
+    server = serve()
+    timed(server, "POST", "/tasks")
+    with ThreadPoolExecutor() as threads, open(f"{server.db}-lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as a worker does in its turn
         late = threads.submit(serve)
-        took, answer = timed(other, "POST", "/tasks")
+        took, answer = timed(server, "POST", "/tasks")
         assert 4.9 < took < 5.5
         check_error(answer, 503)
         for target in ("/tasks", "/tasks/1", "/healthz"):
-            took, answer = timed(other, "GET", target)
+            took, answer = timed(server, "GET", target)
             assert answer.status_code == 200
             assert took < 0.5
         started = time.monotonic()
-        other.stop()
+        server.stop()
         assert time.monotonic() - started < 6
         refused = late.result(40)
     assert refused.wait() == 3
-    assert f"Can't serve {server.db}: nothing for 30 s: another process may hold" in refused.log
-    assert "Traceback" not in other.log + refused.log
-    os.kill(server.process.pid, signal.SIGCONT)
-    load.stop()
-    server.stop()  # it carries out what clients no longer waited for
-    load.check(serve())
+    assert f"Can't serve {server.db}: another process has held {server.db}-lock" in refused.log
+    assert "Traceback" not in server.log + refused.log
+    assert list(tasks_of(serve())) == [1]
 
 
 # Reads
 
 
-@pytest.mark.parametrize("tasks", [100_000, pytest.param(300_000, marks=pytest.mark.slow)])
 def test_short_reads_stay_quick_beside_long_lists_and_searches_that_nobody_reads(
-    serve: Serve, tasks: int
+    serve: Serve,
 ) -> None:
     server = serve()
-    insert(server.db, (("x" * 50, False) for _ in range(tasks)))
+    insert(server.db, (("x" * 50, False) for _ in range(100_000)))
     script = "import urllib.request as r, sys\nwhile True: r.urlopen(sys.argv[1]).read()"
     times = []
     with ExitStack() as stack, server.client() as http:

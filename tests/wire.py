@@ -1,11 +1,11 @@
-"""A raw connection to a server, and what only the tests of real servers need."""
+"""A raw connection to a server."""
 
 from __future__ import annotations
 
 import socket
 import struct
 from collections.abc import Mapping
-from pathlib import Path
+from http.client import parse_headers
 
 import httpx
 from processes import Server
@@ -40,15 +40,11 @@ class Wire:
     def head(self) -> httpx.Response:
         """The status and the headers of the next answer, whose body is not read yet."""
         status = self.file.readline().split()
-        if not status:
-            raise ConnectionError("closed")
-        lines = []
-        while line := self.file.readline().strip():
-            lines.append(tuple(line.split(b": ", 1)))
-        return httpx.Response(int(status[1]), headers=lines)  # type: ignore[arg-type]
+        assert status, "the connection is closed"
+        return httpx.Response(int(status[1]), headers=parse_headers(self.file).items())
 
     def answer(self) -> httpx.Response:
-        """The next answer, which is not one to HEAD; raise ConnectionError if there is none."""
+        """The next answer, which is not one to HEAD."""
         head = self.head()
         stream = httpx.ByteStream(self.body(head))
         answer = httpx.Response(head.status_code, headers=head.headers, stream=stream)
@@ -59,14 +55,13 @@ class Wire:
         """What follows this head; raise ConnectionError if it breaks off."""
         if "transfer-encoding" not in head.headers:
             return self.file.read(int(head.headers.get("content-length", 0)))
-        pieces = []
-        while True:
+        pieces: list[bytes] = []
+        while pieces[-1:] != [b""]:
             size = self.file.readline()
             if not size:
                 raise ConnectionError("broken off")
             pieces.append(self.file.read(int(size, 16) + 2)[:-2])
-            if not pieces[-1]:
-                return b"".join(pieces)
+        return b"".join(pieces)
 
     def rest(self) -> bytes:
         """All that comes until the server closes the connection."""
@@ -107,9 +102,3 @@ def ask(
     """The answer to one request on a connection of its own."""
     with Wire(server) as wire:
         return wire.request(method, target, body, headers).answer()
-
-
-def memory(server: Server, kind: str = "VmRSS") -> int:
-    """The memory of a server in bytes: now, or (VmHWM) the most that it had."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(status.partition(f"{kind}:")[2].split()[0]) * 1024
