@@ -1,7 +1,5 @@
 """Real servers, load for them, and strace to look at their system calls or to spoil them."""
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -13,12 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, namedtuple
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
@@ -30,64 +29,42 @@ class Server:
     """uvicorn in a process group of its own, started on `db`; `url` is where it listens."""
 
     def __init__(self, db: Path, *options: str, prefix: tuple[str, ...] = (), **env: str) -> None:
-        self.db = db
-        self.lines: list[str] = []
+        self.db, self.url, self.lines = db, "", []
         workers = int(options[options.index("--workers") + 1]) if "--workers" in options else 1
-        uvicorn = ["uvicorn", "todo:app", "--port", "0", "--no-access-log"]
-        self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", *uvicorn, *options],
-            cwd=ROOT,
-            env={**os.environ, "TODO_DB": str(db), **env},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self.url = ""
-        assert self.process.stderr
+        uvicorn = ["uvicorn", "todo:app", "--port", "0", "--no-access-log", *options]
+        command = [*prefix, sys.executable, "-m", *uvicorn]
+        env = {**os.environ, "TODO_DB": str(db), **env}
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **pipes)
         for line in self.process.stderr:  # until it serves, or ends
             self.lines.append(line)
-            if found := re.search(r"running on (http://\S+)", line):
-                self.url = found[1]
+            if found := re.search(r"running on (http://(.+):(\d+))", line):
+                self.url, self.address = found[1], (found[2], int(found[3]))
             if self.url and self.log.count("startup complete") >= workers:
                 break
-        self.reader = threading.Thread(
-            target=self.lines.extend, args=(self.process.stderr,), daemon=True
-        )
-        self.reader.start()
-        while workers > 1 and self.url and self.process.poll() is None and not self.listens():
-            pass  # a worker listens a moment after it has started
-
-    def listens(self) -> bool:
-        with socket.socket() as connection:
-            return connection.connect_ex(self.address) == 0
+        self.rest = ThreadPoolExecutor(1).submit(self.lines.extend, self.process.stderr)
+        while workers > 1 and self.url and self.process.poll() is None:
+            with socket.socket() as connection:  # a worker listens a moment after it has started
+                if connection.connect_ex(self.address) == 0:
+                    break
 
     @property
     def log(self) -> str:
         return "".join(self.lines)
 
-    @property
-    def address(self) -> tuple[str, int]:
-        url = httpx.URL(self.url)
-        return url.host, url.port or 80
-
-    def client(self, **options: object) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30, verify=False, **options)  # type: ignore[arg-type]
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30, verify=False)
 
     def children(self) -> list[int]:
         """The processes of the workers."""
         pid = self.process.pid
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [
-            int(child)
-            for child in found
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-        ]
+        pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids}
+        return [int(pid) for pid in pids if b"spawn_main" in commands[pid]]
 
     def stop(self, sig: int = signal.SIGTERM) -> int:
         """Send the signal to the server and return its exit code once it has ended."""
-        if self.process.poll() is None:
-            self.process.send_signal(sig)
+        self.process.send_signal(sig)
         return self.wait()
 
     def kill(self) -> int:
@@ -97,8 +74,7 @@ class Server:
 
     def wait(self) -> int:
         code = self.process.wait(30)
-        self.reader.join(30)
-        assert self.process.stderr
+        self.rest.result(30)
         self.process.stderr.close()
         return code
 
@@ -106,6 +82,7 @@ class Server:
 # Load: clients that keep a ledger of what the answers promised
 
 Task = tuple[str, bool]
+Tasks = dict[int, Task]
 
 
 class Writer(threading.Thread):
@@ -114,15 +91,13 @@ class Writer(threading.Thread):
     `ledger` is what the answers promised, `doubt` what a request without an answer would do.
     """
 
-    def __init__(self, load: Load, server: Server) -> None:
+    def __init__(self, load: "Load", server: Server) -> None:
         super().__init__(daemon=True)
         self.load, self.number = load, len(load.writers)
-        self.random = random.Random(self.number)
         self.connection = HTTPConnection(*server.address, timeout=30)
-        self.ledger: dict[int, Task] = {}
-        self.doubt: tuple[int, Task | None] | None = None
-        self.statuses: Counter[int] = Counter()
-        self.slowest = 0.0
+        self.ledger: Tasks = {}
+        self.doubt: tuple[int, Task | None] = 0, None
+        self.statuses, self.slowest = Counter(), 0.0
         self.send("GET", "/info")  # which worker this client talks to is settled now
         load.writers.append(self)
 
@@ -139,33 +114,30 @@ class Writer(threading.Thread):
 
     def write(self) -> None:
         """Send one write, and note what became of it."""
-        filling = "🦆" * self.random.randrange(self.load.size)  # 4 bytes each: pages fill soon
-        task: Task | None = (f"{self.number} {self.statuses.total()} {filling}", False)
+        filling = "🦆" * random.randrange(self.load.size)  # 4 bytes each: pages fill soon
+        task = f"{self.number} {self.statuses.total()} {filling}", False
         id, method, path = 0, "POST", "/tasks"
-        if self.ledger and self.random.random() > self.load.creates:
-            id = self.random.choice(list(self.ledger))
-            method, task = self.random.choice((("PUT", task), ("DELETE", None)))
+        if self.ledger and random.random() > self.load.creates:
+            id = random.choice(list(self.ledger))
+            method, task = random.choice((("PUT", task), ("DELETE", None)))
             path = f"/tasks/{id}"
         self.doubt = id, task
         started = time.monotonic()
         status, answer = self.send(method, path, task)
         self.slowest = max(self.slowest, time.monotonic() - started)
         if status == 200:
-            self.ledger = self.after(id or answer["id"])
-            self.doubt = None
+            self.ledger, self.doubt = self.after(id or answer["id"], task), (0, None)
         self.statuses[status] += 1
 
-    def after(self, id: int) -> dict[int, Task]:
-        """The ledger once the request in doubt has happened to the task with this id."""
-        assert self.doubt
-        return {key: task for key, task in {**self.ledger, id: self.doubt[1]}.items() if task}
+    def after(self, id: int, task: Task | None) -> Tasks:
+        """The ledger once the task with this id has become `task`, or is deleted (None)."""
+        return {key: value for key, value in {**self.ledger, id: task}.items() if value}
 
-    def check(self, mine: dict[int, Task]) -> None:
-        """Every acknowledged write is there; the one in doubt is there whole or not at all."""
-        if mine != self.ledger:
-            assert self.doubt, f"lost or changed: {sorted(mine.items() ^ self.ledger.items())}"
-            new = max(mine.keys() - self.ledger.keys(), default=0)
-            assert mine == self.after(self.doubt[0] or new)
+    def expected(self, tasks: Tasks) -> Tasks:
+        """The ledger, with what was in doubt if these tasks show that it has happened."""
+        id, task = self.doubt
+        id = id or next((id for id in tasks if tasks[id] == task), 0)
+        return self.after(id, task) if tasks.get(id) == task else self.ledger
 
 
 class Load:
@@ -212,26 +184,23 @@ class Load:
         return sum((writer.statuses for writer in self.writers), Counter())
 
     @property
-    def ledger(self) -> dict[int, Task]:
+    def ledger(self) -> Tasks:
         return {id: task for writer in self.writers for id, task in writer.ledger.items()}
 
     def check(self, server: Server) -> None:
-        """See Writer.check, for a server that runs on the file now."""
+        """All that was acknowledged is there; what is in doubt is there whole or not at all."""
         tasks = tasks_of(server)
-        of_writers: list[dict[int, Task]] = [{} for _ in self.writers]
-        for id, task in tasks.items():
-            of_writers[int(task[0].split()[0])][id] = task
-        for writer, mine in zip(self.writers, of_writers, strict=True):
-            writer.check(mine)
+        expected = [writer.expected(tasks).items() for writer in self.writers]
+        assert tasks == dict(item for items in expected for item in items)
         assert tasks == tasks_in(server.db)
 
 
-def tasks_of(server: Server) -> dict[int, Task]:
+def tasks_of(server: Server) -> Tasks:
     with server.client() as http:
         return {task["id"]: (task["name"], task["done"]) for task in http.get("/tasks").json()}
 
 
-def tasks_in(db: Path) -> dict[int, Task]:
+def tasks_in(db: Path) -> Tasks:
     """The tasks in a file, which is sound."""
     with closing(sqlite3.connect(db)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -261,7 +230,6 @@ def tampered(server: Server, injection: str) -> Iterator[None]:
     pids = ",".join(str(pid) for pid in [server.process.pid, *server.children()])
     command = [strace(), "-f", "-o", os.devnull, "-e", f"inject={injection}", "-p", pids]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr
         line = process.stderr.readline()
         if "attached" not in line:
             pytest.skip(f"strace may not attach here: {line}")
@@ -272,31 +240,19 @@ def tampered(server: Server, injection: str) -> Iterator[None]:
             process.stderr.read()
 
 
-class Call(NamedTuple):
-    """A system call on a file or a socket."""
-
-    thread: str
-    name: str
-    path: str
-    offset: int
-    data: bytes
+Call = namedtuple("Call", "thread name path offset data")  # a system call on a file or a socket
 
 
 def read_trace(trace: Path) -> Iterator[Call]:
     """The calls of a trace in their order: a write when it begins, a sync when it has ended."""
-    begun: dict[str, str] = {}
+    begun = {}  # by each thread
     for line in trace.read_text().splitlines():
         thread, text = line.split(maxsplit=1)
-        is_cut = text.endswith("<unfinished ...>")
-        is_rest = " resumed>" in text
-        if is_cut:
-            begun[thread] = text
-        elif is_rest:
-            text = begun.pop(thread)
+        is_cut, is_rest = text.endswith("<unfinished ...>"), " resumed>" in text
+        text = begun[thread] = begun[thread] if is_rest else text
         call = re.match(r"(\w+)\(\d+<([^>]+)>", text)
-        is_sync = "sync" in text.partition("(")[0]
-        if call and not (is_cut if is_sync else is_rest):
-            offset = re.search(r'", \d+, (\d+)', text.replace("...", ""))
+        if call and not (is_cut if "sync" in call[1] else is_rest):
+            offset = re.search(r'"(?:\.\.\.)?, \d+, (\d+)', text)
             data = b"".join(unhex(piece) for piece in re.findall(r'"(\\x[^"]*)"', text))
             path = unhex(call[2]).decode()
             yield Call(thread, call[1], path, int(offset[1]) if offset else 0, data)
