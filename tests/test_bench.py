@@ -11,7 +11,7 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed")
-def test_the_benchmark_measures_the_contenders_and_compares_them() -> None:
+def test_the_benchmark_measures_the_contenders_and_compares_them():
     command = [sys.executable, "bench/run.py", "--rounds", "1", "--seconds", "1", "--json"]
     command += ["--only", "point-read", "1000", "todo", "bare"]
     here = Path(__file__).parent

@@ -1,15 +1,12 @@
 """ETag, If-None-Match, If-Match and Idempotency-Key, also when many clients come at once."""
 
-from collections.abc import Callable, Sequence
 from itertools import cycle
 
-import httpx
 import pytest
 from helpers import (
     BODY_ROUTES,
     BREAD,
     TASK,
-    Client,
     check,
     check_empty,
     check_error,
@@ -22,7 +19,7 @@ from helpers import (
 CHANGES = pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
 
 
-def at_once(clients: Sequence[Client], *requests: tuple, **headers: str) -> list[httpx.Response]:
+def at_once(clients, *requests, **headers):
     """The answers to requests of which none is answered before all have come.
 
     The n-th request goes to the n-th client, and round again: several stand for several workers.
@@ -36,14 +33,14 @@ def at_once(clients: Sequence[Client], *requests: tuple, **headers: str) -> list
 
 
 @pytest.fixture(params=[1, 3], ids=["one worker", "three workers"])
-def workers(request: pytest.FixtureRequest, start: Callable[..., Client]) -> list[Client]:
+def workers(request, start):
     return [start() for _ in range(request.param)]
 
 
 # ETag
 
 
-def test_a_task_has_one_tag_from_every_route_and_worker(start: Callable[..., Client]) -> None:
+def test_a_task_has_one_tag_from_every_route_and_worker(start):
     client, other = start(), start()
     expected = tag(client.create("é\x00"))
     answers = [client.get("/tasks/1"), client.head("/tasks/1"), client.patch("/tasks/1", {})]
@@ -51,7 +48,7 @@ def test_a_task_has_one_tag_from_every_route_and_worker(start: Callable[..., Cli
     assert {tag(answer) for answer in answers} == {expected}
 
 
-def test_a_tag_changes_with_the_task_and_back(client: Client) -> None:
+def test_a_tag_changes_with_the_task_and_back(client):
     first = tag(client.create())
     changes = {"done": True}, {"name": "bread"}, {"name": "brea\x00d"}, {"done": False}
     tags = [tag(client.patch("/tasks/1", change)) for change in changes]
@@ -60,7 +57,7 @@ def test_a_tag_changes_with_the_task_and_back(client: Client) -> None:
     assert tag(client.patch("/tasks/1", {"name": "milk"})) == first
 
 
-def test_the_tag_of_a_list_changes_with_it(client: Client) -> None:
+def test_the_tag_of_a_list_changes_with_it(client):
     tags = []
     for target in ("/tasks", "/tasks?limit=5", "/tasks?q=mil", "/tasks?done=no"):
         client.create()
@@ -79,7 +76,7 @@ UNKNOWN = ["", '"a"', 'W/"a"', '"*"', "{bare}", '"a", "b"', '"{bare}x"', '"x{bar
 
 
 @pytest.mark.parametrize("values", [*KNOWN, *UNKNOWN])
-def test_304_if_the_client_has_it(client: Client, values: str) -> None:
+def test_304_if_the_client_has_it(client, values):
     task = client.create()
     sent = values.format(tag=tag(task), bare=tag(task).strip('"'))
     for method in ("GET", "HEAD"):
@@ -91,7 +88,7 @@ def test_304_if_the_client_has_it(client: Client, values: str) -> None:
 
 
 @pytest.mark.parametrize("lines", [['"a"', "{}"], ["{}", '"a"'], ['"a", "b"', '{}, "c"']])
-def test_a_header_may_come_on_several_lines(client: Client, lines: list[str]) -> None:
+def test_a_header_may_come_on_several_lines(client, lines):
     current = tag(client.create())
     for sent, read, written in [(current, 304, 200), ('"x"', 200, 412)]:
         values = [line.format(sent) for line in lines]
@@ -99,7 +96,7 @@ def test_a_header_may_come_on_several_lines(client: Client, lines: list[str]) ->
         assert client.patch("/tasks/1", {}, if_match=values).status_code == written
 
 
-def test_if_none_match_is_for_a_read_of_what_exists(client: Client) -> None:
+def test_if_none_match_is_for_a_read_of_what_exists(client):
     for method, path in [*BODY_ROUTES, ("DELETE", "/tasks/1")]:
         assert client.request(method, path, if_none_match="*").status_code == 200
     check_error(client.get("/tasks/1", if_none_match="*"), 404, "Task not found")
@@ -114,7 +111,7 @@ FAILS += ['"{bare}x"', '"x{bare}"', "a", '"a" {tag}', "{tag}x", "{tag};q=1", '"a
 
 
 @CHANGES
-def test_412_with_the_current_tag_if_the_task_has_another(client: Client, method: str) -> None:
+def test_412_with_the_current_tag_if_the_task_has_another(client, method):
     for values in HOLDS + FAILS:
         task = client.create()
         path = task.headers["location"]
@@ -129,9 +126,7 @@ def test_412_with_the_current_tag_if_the_task_has_another(client: Client, method
 
 
 @CHANGES
-def test_404_for_a_missing_task_that_is_created_meanwhile(
-    start: Callable[..., Client], method: str
-) -> None:
+def test_404_for_a_missing_task_that_is_created_meanwhile(start, method):
     client = start()
     with locked(client.db):
         created = client.begin("POST", "/tasks")
@@ -145,7 +140,7 @@ def test_404_for_a_missing_task_that_is_created_meanwhile(
 
 
 @CHANGES
-def test_of_many_changes_with_one_tag_exactly_one_wins(workers: list[Client], method: str) -> None:
+def test_of_many_changes_with_one_tag_exactly_one_wins(workers, method):
     task = workers[0].create()
     names = [f"name {number}" for number in range(10)]
     requests = [(method, "/tasks/1", {"name": name, "done": True}) for name in names]
@@ -174,7 +169,7 @@ SAME = [
 OTHERS = [BREAD, {**TASK, "done": 1}, {**TASK, "name": "Milk"}, {**TASK, "name": "milk\x00"}]
 
 
-def test_a_key_is_compared_as_it_is_sent_and_creates_one_task(client: Client) -> None:
+def test_a_key_is_compared_as_it_is_sent_and_creates_one_task(client):
     for key in KEYS:
         task = client.create(idempotency_key=key).json()
         again = client.post("/tasks", idempotency_key=f" {key}\t")  # blanks are no part of it
@@ -182,7 +177,7 @@ def test_a_key_is_compared_as_it_is_sent_and_creates_one_task(client: Client) ->
     assert len(client.tasks()) == len(KEYS)
 
 
-def test_a_key_creates_once_and_only_from_bodies_that_mean_the_same(client: Client) -> None:
+def test_a_key_creates_once_and_only_from_bodies_that_mean_the_same(client):
     first = client.create(idempotency_key="key")
     for body in SAME:
         assert client.post("/tasks", body, idempotency_key="key").content == first.content
@@ -191,9 +186,7 @@ def test_a_key_creates_once_and_only_from_bodies_that_mean_the_same(client: Clie
     assert client.tasks() == [first.json()]
 
 
-def test_a_key_gives_the_task_as_it_is_now_after_a_restart_too(
-    start: Callable[..., Client],
-) -> None:
+def test_a_key_gives_the_task_as_it_is_now_after_a_restart_too(start):
     client = start()
     client.create(idempotency_key="key")
     changed = client.put("/tasks/1", BREAD).json()
@@ -203,7 +196,7 @@ def test_a_key_gives_the_task_as_it_is_now_after_a_restart_too(
     check_error(again.post("/tasks", BREAD, idempotency_key="key"), 422, [REUSED])
 
 
-def test_a_key_lives_as_long_as_its_task(client: Client) -> None:
+def test_a_key_lives_as_long_as_its_task(client):
     for body, status in [(b"{}", 422), (b"\xff", 400)]:  # these create none
         assert client.post("/tasks", body, idempotency_key="key").status_code == status
     for id, path in enumerate(("/tasks/1", "/tasks?done=true", "/tasks/3"), 1):
@@ -211,7 +204,7 @@ def test_a_key_lives_as_long_as_its_task(client: Client) -> None:
         check(client.delete(path), 1)
 
 
-def test_many_clients_with_one_key_and_two_bodies_create_one_task(workers: list[Client]) -> None:
+def test_many_clients_with_one_key_and_two_bodies_create_one_task(workers):
     requests = [("POST", "/tasks", TASK), ("POST", "/tasks", BREAD)] * 15
     answers = at_once(workers, *requests, idempotency_key="key")
     (task,) = workers[0].tasks()

@@ -12,22 +12,19 @@ import sqlite3
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from helpers import BREAD, MIB, TASK, Client, check_error, insert, locked
-from processes import Call, Load, Server, read_trace, tampered, tasks_in, tasks_of, traced
+from helpers import BREAD, MIB, TASK, check_error, insert, locked
+from processes import Load, read_trace, tampered, tasks_in, tasks_of, traced
 
-Serve = Callable[..., Server]
-Start = Callable[..., Client]
 ROUNDS = int(os.environ.get("TODO_ROUNDS", "2"))
 FULL = "pwrite64:error=ENOSPC:when=3+"  # there is room for a part of the first write
 
 
-def log_size(db: Path) -> int:
+def log_size(db):
     return Path(f"{db}-wal").stat().st_size
 
 
@@ -35,7 +32,7 @@ def log_size(db: Path) -> int:
 
 
 @pytest.mark.parametrize("workers", ["1", "4"])
-def test_what_was_acknowledged_survives_kill_9(serve: Serve, workers: str) -> None:
+def test_what_was_acknowledged_survives_kill_9(serve, workers):
     load = Load()
     server = serve("--workers", workers)
     for n in range(ROUNDS):
@@ -51,16 +48,16 @@ def test_what_was_acknowledged_survives_kill_9(serve: Serve, workers: str) -> No
 class Disk:
     """A file as a disk keeps it: what was synced, and the writes that were not yet."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.content, self.unsynced = bytearray(), []
 
-    def do(self, call: Call) -> None:
+    def do(self, call):
         if call.name == "pwrite64":
             self.unsynced.append(call)
         else:  # a sync
             self.content, self.unsynced = self.after_a_cut([5000]), []
 
-    def after_a_cut(self, sizes: list[int]) -> bytearray:
+    def after_a_cut(self, sizes):
         """The file with at most so many bytes of each write that was not synced, at random."""
         content = self.content.copy()
         for call in self.unsynced:
@@ -70,9 +67,7 @@ class Disk:
         return content
 
 
-def test_what_was_acknowledged_survives_a_power_cut_at_any_moment(
-    serve: Serve, tmp_path: Path
-) -> None:
+def test_what_was_acknowledged_survives_a_power_cut_at_any_moment(serve, tmp_path):
     """The calls that reached the kernel, replayed as if the power had failed after any of them."""
     db, left, trace = (tmp_path / name for name in ("todo.db", "left.db", "trace"))
     names = "pwrite64,fsync,fdatasync,write,writev,sendto,sendmsg"
@@ -113,7 +108,7 @@ def test_what_was_acknowledged_survives_a_power_cut_at_any_moment(
 
 
 @pytest.mark.parametrize("fault", ["fdatasync:error=EIO", "pwrite64:error=EIO", FULL])
-def test_after_a_fault_of_the_disk_writes_go_on(serve: Serve, fault: str) -> None:
+def test_after_a_fault_of_the_disk_writes_go_on(serve, fault):
     server = serve()
     with server.client() as http:
         assert http.post("/tasks", json=TASK).status_code == 200
@@ -128,7 +123,7 @@ def test_after_a_fault_of_the_disk_writes_go_on(serve: Serve, fault: str) -> Non
     assert tasks_of(serve()) == {1: ("milk", False), 2: ("bread", True)}
 
 
-def test_reads_stay_quick_and_writes_share_commits_while_a_sync_takes_50_ms(serve: Serve) -> None:
+def test_reads_stay_quick_and_writes_share_commits_while_a_sync_takes_50_ms(serve):
     server = serve()
     load = Load(creates=1)
     times = []
@@ -149,7 +144,7 @@ def test_reads_stay_quick_and_writes_share_commits_while_a_sync_takes_50_ms(serv
 
 
 @pytest.mark.parametrize("fault", ["ABORT", "ROLLBACK"])
-def test_a_write_that_the_database_refuses_fails_alone(start: Start, fault: str) -> None:
+def test_a_write_that_the_database_refuses_fails_alone(start, fault):
     """ABORT undoes the statement, ROLLBACK ends the transaction of the whole group."""
     client = start()
     with closing(sqlite3.connect(client.db)) as other:
@@ -168,9 +163,7 @@ def test_a_write_that_the_database_refuses_fails_alone(start: Start, fault: str)
 
 
 @pytest.mark.parametrize("event", ["moved", "replaced", "linked", "log replaced"])
-def test_a_file_that_is_not_where_it_was_takes_no_writes(
-    start: Start, empty: Path, event: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_that_is_not_where_it_was_takes_no_writes(start, empty, event, caplog):
     client = start()
     client.create()
     lost = client.db.with_name("todo.db-wal") if event == "log replaced" else client.db
@@ -192,7 +185,7 @@ def test_a_file_that_is_not_where_it_was_takes_no_writes(
 # The log
 
 
-def test_the_log_shrinks_and_writes_are_patient_after_clean_ups_that_failed(serve: Serve) -> None:
+def test_the_log_shrinks_and_writes_are_patient_after_clean_ups_that_failed(serve):
     server = serve()
     tasks = [("🦆" * 1000, True)] * 1500
     insert(server.db, tasks)
@@ -216,14 +209,14 @@ def test_the_log_shrinks_and_writes_are_patient_after_clean_ups_that_failed(serv
 
 
 @pytest.mark.slow
-def test_the_log_stays_small_under_searches_lists_and_writes(serve: Serve) -> None:
+def test_the_log_stays_small_under_searches_lists_and_writes(serve):
     servers = [serve() for _ in range(3)]
     insert(servers[0].db, (("x" * 100, n % 2 == 0) for n in range(50_000)))
     load = Load(size=980)
     for server in servers:
         load.start(server, 8)
 
-    def read(server: Server, target: str) -> None:
+    def read(server, target):
         with server.client() as http:
             while not load.is_enough:
                 with socket.create_connection(server.address, timeout=30) as abandoned:

@@ -6,13 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from helpers import Client
 
 import todo
 
@@ -48,7 +45,7 @@ CHROMIUM_OPTIONS = (
 NASTY = 'it\'s "5" $HOME `ls` \\ \n!!  ünï€ 🥛'
 
 
-def operations(document: Json) -> dict[str, Json]:
+def operations(document):
     """Return every operation of a document by its name, with its path and method."""
     return {
         operation["operationId"]: {**operation, "path": path, "method": method.upper()}
@@ -57,7 +54,7 @@ def operations(document: Json) -> dict[str, Json]:
     }
 
 
-def check(schema: Json, value: object) -> None:
+def check(schema, value):
     """Hold a value against a schema of the document."""
     jsonschema = pytest.importorskip("jsonschema")
     whole = {**schema, "components": DOCUMENT["components"]}
@@ -65,7 +62,7 @@ def check(schema: Json, value: object) -> None:
 
 
 @pytest.fixture
-def web(serve: Callable[..., Any]) -> Iterator[httpx.Client]:
+def web(serve):
     """A client of a real server without tasks."""
     with serve().client() as client:
         yield client
@@ -75,13 +72,13 @@ def web(serve: Callable[..., Any]) -> Iterator[httpx.Client]:
 
 
 @pytest.mark.slow
-def test_the_document_is_openapi_below_any_root_path() -> None:
+def test_the_document_is_openapi_below_any_root_path():
     document = json.loads(DOCUMENTS["with a token"])
     assert (DOCUMENT["servers"], document["servers"]) == ([{"url": "/"}], [{"url": "/api"}])
     pytest.importorskip("openapi_spec_validator").validate(document)
 
 
-def test_every_route_is_described_by_its_function() -> None:
+def test_every_route_is_described_by_its_function():
     described = {
         (operation["path"], operation["method"]): (name, operation["summary"])
         for name, operation in operations(DOCUMENT).items()
@@ -95,7 +92,7 @@ def test_every_route_is_described_by_its_function() -> None:
     assert described == routed
 
 
-def test_values_have_their_limits_and_done_is_a_plain_boolean() -> None:
+def test_values_have_their_limits_and_done_is_a_plain_boolean():
     limits = {}
     for parameter in operations(DOCUMENT)["list_tasks"]["parameters"]:
         limits[parameter["name"]] = dict(parameter["schema"])
@@ -119,7 +116,7 @@ def test_values_have_their_limits_and_done_is_a_plain_boolean() -> None:
     assert required == ["done"]
 
 
-def test_a_token_is_asked_for_where_it_is_needed() -> None:
+def test_a_token_is_asked_for_where_it_is_needed():
     document = json.loads(DOCUMENTS["with a token"])
     assert (DOCUMENT["security"], document["security"]) == ([], [{"bearer": []}])
     for name, operation in operations(document).items():
@@ -128,7 +125,7 @@ def test_a_token_is_asked_for_where_it_is_needed() -> None:
 
 
 @pytest.mark.slow
-def test_every_body_and_every_answer_has_an_example_that_fits() -> None:
+def test_every_body_and_every_answer_has_an_example_that_fits():
     for operation in operations(DOCUMENT).values():
         bodies = [operation["requestBody"]] if "requestBody" in operation else []
         for described in [*bodies, *operation["responses"].values()]:
@@ -137,7 +134,7 @@ def test_every_body_and_every_answer_has_an_example_that_fits() -> None:
 
 
 @pytest.mark.slow
-def test_the_server_answers_as_described(web: httpx.Client) -> None:
+def test_the_server_answers_as_described(web):
     for name, headers, status in CASES:
         operation = operations(DOCUMENT)[name]
         content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
@@ -155,7 +152,7 @@ def test_the_server_answers_as_described(web: httpx.Client) -> None:
 # Programs that read the document
 
 
-def run(*command: str, cwd: Path) -> str:
+def run(*command, cwd):
     """Return what a tool prints, or skip the test where the tool is not installed."""
     folders = [str(Path(sys.executable).parent), os.environ["PATH"]]
     path = os.pathsep.join(folders)
@@ -170,14 +167,14 @@ def run(*command: str, cwd: Path) -> str:
 
 
 @pytest.fixture(params=DOCUMENTS)
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+def folder(request, tmp_path):
     """A folder with the document in it, once open and once with a token."""
     (tmp_path / "openapi.json").write_bytes(DOCUMENTS[request.param])
     return tmp_path
 
 
 @pytest.mark.slow
-def test_the_linter_finds_nothing(folder: Path) -> None:
+def test_the_linter_finds_nothing(folder):
     # The project has no licence, and nothing in a request for the greeting can be wrong.
     skipped = ("--skip-rule=info-license", "--skip-rule=operation-4xx-response")
     report = run("redocly", "lint", "openapi.json", *skipped, cwd=folder)
@@ -185,7 +182,7 @@ def test_the_linter_finds_nothing(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_datamodel_code_generator_makes_the_named_models(folder: Path) -> None:
+def test_datamodel_code_generator_makes_the_named_models(folder):
     options = ("--input", "openapi.json", "--input-file-type", "openapi", "--formatters", "builtin")
     run("datamodel-codegen", *options, "--output", "models.py", cwd=folder)
     classes = re.findall(r"^class (\w+)", (folder / "models.py").read_text(), re.MULTILINE)
@@ -193,7 +190,7 @@ def test_datamodel_code_generator_makes_the_named_models(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_openapi_typescript_makes_types_that_hold(folder: Path) -> None:
+def test_openapi_typescript_makes_types_that_hold(folder):
     run("openapi-typescript", "openapi.json", "-o", "api.d.ts", cwd=folder)
     (folder / "use.ts").write_text("""
         import type { components, operations } from "./api"
@@ -208,9 +205,7 @@ def test_openapi_typescript_makes_types_that_hold(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_generated_client_takes_a_task_through_its_life(
-    web: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_generated_client_takes_a_task_through_its_life(web, tmp_path, monkeypatch):
     (tmp_path / "openapi.json").write_text(web.get("/openapi.json").text)
     options = ("--path", "openapi.json", "--output-path", "todo_client", "--meta", "none")
     run("openapi-python-client", "generate", *options, cwd=tmp_path)
@@ -235,7 +230,7 @@ def test_a_generated_client_takes_a_task_through_its_life(
 # The page
 
 
-def test_the_page_is_html_and_loads_nothing_but_the_document(client: Client) -> None:
+def test_the_page_is_html_and_loads_nothing_but_the_document(client):
     answer = client.get("/docs")
     assert (answer.status_code, answer.text) == (200, todo.PAGE)
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -244,7 +239,7 @@ def test_the_page_is_html_and_loads_nothing_but_the_document(client: Client) -> 
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not Path(CHROMIUM).exists():
         pytest.skip(f"{CHROMIUM} is not installed")
@@ -255,13 +250,13 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
+def page(browser):
     page = browser.new_page()
     yield page
     page.close()
 
 
-def fill(page: Any, operation: str, fields: dict[str, str]) -> Any:
+def fill(page, operation, fields):
     """Fill in the form of an operation and return its element."""
     element = page.locator(f"#{operation}")
     for name, value in fields.items():
@@ -269,7 +264,7 @@ def fill(page: Any, operation: str, fields: dict[str, str]) -> Any:
     return element
 
 
-def send(page: Any, operation: str, **fields: str) -> str:
+def send(page, operation, **fields):
     """Fill in the form of an operation, send it, and return what is shown of the answer."""
     element = fill(page, operation, fields)
     element.get_by_role("button", name="Send", exact=True).click()
@@ -277,7 +272,7 @@ def send(page: Any, operation: str, **fields: str) -> str:
     return str(element.locator("output").inner_text())
 
 
-def curl(page: Any, operation: str, **env: str) -> Any:
+def curl(page, operation, **env):
     """Return the answer that the curl line of an operation gets in a shell."""
     command = ["bash", "-c", page.locator(f"#{operation} code").inner_text()]
     done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, check=True)
@@ -285,7 +280,7 @@ def curl(page: Any, operation: str, **env: str) -> Any:
 
 
 @pytest.mark.slow
-def test_a_task_is_created_refused_found_and_deleted_by_forms(web: httpx.Client, page: Any) -> None:
+def test_a_task_is_created_refused_found_and_deleted_by_forms(web, page):
     page.goto(str(web.base_url.join("/docs")))
     created = send(page, "create_task", body='{"name": "Buy milk", "done": false}')
     assert created.startswith("200 OK")
@@ -304,7 +299,7 @@ def test_a_task_is_created_refused_found_and_deleted_by_forms(web: httpx.Client,
 
 
 @pytest.mark.slow
-def test_the_curl_line_does_what_the_form_says(web: httpx.Client, page: Any) -> None:
+def test_the_curl_line_does_what_the_form_says(web, page):
     page.goto(str(web.base_url.join("/docs")))
     body = json.dumps({"name": NASTY, "done": False}, ensure_ascii=False, indent=1)
     element = fill(page, "create_task", {"body": body, "Idempotency-Key": "it's-$1"})
@@ -320,7 +315,7 @@ def test_the_curl_line_does_what_the_form_says(web: httpx.Client, page: Any) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("token", ["secret", "voilà €'s"])
-def test_the_token_is_sent_from_its_field(serve: Callable[..., Any], page: Any, token: str) -> None:
+def test_the_token_is_sent_from_its_field(serve, page, token):
     page.goto(f"{serve(TODO_TOKEN=token).url}/docs")
     assert send(page, "get_info").startswith("401")
     assert curl(page, "get_info", TODO_TOKEN=token) == "starlette"
@@ -331,13 +326,11 @@ def test_the_token_is_sent_from_its_field(serve: Callable[..., Any], page: Any, 
 
 
 @pytest.mark.slow
-def test_the_page_works_below_a_root_path_and_loads_nothing_else(
-    serve: Callable[..., Any], page: Any
-) -> None:
+def test_the_page_works_below_a_root_path_and_loads_nothing_else(serve, page):
     url = serve("--root-path", "/api").url
     loaded: list[str] = []
 
-    def proxy(route: Any) -> None:
+    def proxy(route):
         loaded.append(route.request.url.removeprefix(url))
         route.fulfill(response=route.fetch(url=route.request.url.replace("/api/", "/")))
 
@@ -349,7 +342,7 @@ def test_the_page_works_below_a_root_path_and_loads_nothing_else(
 
 
 @pytest.mark.slow
-def test_the_page_says_what_it_can_not_show(web: httpx.Client, page: Any, browser: Any) -> None:
+def test_the_page_says_what_it_can_not_show(web, page, browser):
     for number in range(110):
         web.post("/tasks", json={"name": "x" * 1000, "done": number % 2 == 0})
     page.goto(str(web.base_url.join("/docs")))

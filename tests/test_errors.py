@@ -8,31 +8,30 @@ import asyncio
 import json
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from itertools import product
 from urllib.parse import unquote_plus
 
 import helpers
 import pytest
-from helpers import BODY_ROUTES, BREAD, MIB, TASK, Client, check, check_error, compact, entry
+from helpers import BODY_ROUTES, BREAD, MIB, TASK, check, check_error, compact, entry
 
 import todo
 
 
-def short(value: object) -> str:
+def short(value):
     return ascii(value)[:40]
 
 
 @pytest.fixture
-def hasty(start: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> Client:
+def hasty(start, monkeypatch):
     """A client of an application that waits for bodies and locks for a moment only."""
     monkeypatch.setattr(todo, "BODY_TIMEOUT", 0.02)
     monkeypatch.setattr(todo, "WRITE_TIMEOUT", 0.05)
     return start()
 
 
-async def stalled(sent: bytes) -> AsyncIterator[bytes]:
+async def stalled(sent):
     """A body of which the rest never comes."""
     yield sent
     await asyncio.Event().wait()
@@ -52,12 +51,12 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize("body", UNREADABLE, ids=short)
-def test_400_if_the_body_cannot_be_read(client: Client, body: bytes) -> None:
+def test_400_if_the_body_cannot_be_read(client, body):
     for method, path in BODY_ROUTES:
         check_error(client.request(method, path, body), 400)
 
 
-def test_nesting_of_any_depth_is_a_clear_answer(client: Client) -> None:
+def test_nesting_of_any_depth_is_a_clear_answer(client):
     for depth in [*range(900, 1100, 5), 100_000]:
         deep = b"[" * depth + b"]" * depth
         assert client.post("/tasks", b'{"name":%s}' % deep).status_code in (422, 400)
@@ -70,7 +69,7 @@ PATHS += " /openapiXjson /info%0A /tasks%0A /tasks/%0A /tasks/1%0A /tasks%2F1%2F
 
 
 @pytest.mark.parametrize("path", PATHS.split())
-def test_404_for_an_unknown_path_whatever_the_method(client: Client, path: str) -> None:
+def test_404_for_an_unknown_path_whatever_the_method(client, path):
     client.create(done=True)
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
         check_error(client.request(method, path), 404, "Not Found")
@@ -82,7 +81,7 @@ LONG_IDS = [str(2**63 - 1), str(2**64 + 1), "9" * 5000, "0" * 5000 + "1"]
 
 
 @pytest.mark.parametrize("id", [*IDS.split(), *LONG_IDS], ids=short)
-def test_404_for_an_id_that_no_task_has(client: Client, id: str) -> None:
+def test_404_for_an_id_that_no_task_has(client, id):
     task = client.create()
     for method, body in [("GET", b""), ("PUT", BREAD), ("PATCH", {}), ("DELETE", b"")]:
         check_error(client.request(method, f"/tasks/{id}", body), 404, "Task not found")
@@ -94,7 +93,7 @@ def test_404_for_an_id_that_no_task_has(client: Client, id: str) -> None:
 
 
 @pytest.mark.parametrize(("path", "methods"), helpers.METHODS.items())
-def test_405_and_options_name_every_method(client: Client, path: str, methods: str) -> None:
+def test_405_and_options_name_every_method(client, path, methods):
     options = client.options(path)
     allow = options.headers["allow"]
     helpers.check_empty(options, 204, allow=allow)
@@ -109,14 +108,14 @@ LARGEST = compact(TASK).ljust(MIB)
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"name":', b"\xff", b"{} "], ids=short)
-def test_408_if_the_rest_of_a_body_does_not_come(hasty: Client, sent: bytes) -> None:
+def test_408_if_the_rest_of_a_body_does_not_come(hasty, sent):
     for method, path in BODY_ROUTES:
         check_error(hasty.request(method, path, stalled(sent), idempotency_key=""), 408)
     assert hasty.tasks() == []
 
 
 @pytest.mark.parametrize("size", ["5", str(MIB + 1), str(2**62)])
-def test_413_if_the_body_is_larger_than_1_mib(client: Client, size: str) -> None:
+def test_413_if_the_body_is_larger_than_1_mib(client, size):
     for method, path in BODY_ROUTES:
         check_error(client.request(method, path, LARGEST + b" ", content_length=size), 413)
     assert client.tasks() == []
@@ -128,7 +127,7 @@ TYPES += " application/x-www-form-urlencoded text/plain;application/json text/x,
 
 
 @pytest.mark.parametrize("content_type", [*TYPES.split(), "", []], ids=short)
-def test_415_if_it_is_not_sent_as_json(client: Client, content_type: object) -> None:
+def test_415_if_it_is_not_sent_as_json(client, content_type):
     for (method, path), body in product(BODY_ROUTES, (TASK, b"")):
         check_error(client.request(method, path, body, content_type=content_type), 415)
     assert client.tasks() == []
@@ -139,13 +138,11 @@ REFUSED += [("/info", 405, {}), ("/tasks", 401, {"authorization": "Bearer x"})]
 
 
 @pytest.mark.parametrize(("path", "status", "headers"), REFUSED)
-def test_what_is_sent_of_a_refused_body_is_read_up_to_16_mib(
-    start: Callable[..., Client], path: str, status: int, headers: dict[str, str]
-) -> None:
+def test_what_is_sent_of_a_refused_body_is_read_up_to_16_mib(start, path, status, headers):
     client = start(TODO_TOKEN="token")
     read = 0
 
-    async def endless() -> AsyncIterator[bytes]:
+    async def endless():
         nonlocal read
         while True:
             read += 1
@@ -156,7 +153,7 @@ def test_what_is_sent_of_a_refused_body_is_read_up_to_16_mib(
     assert 16 <= read <= 18
 
 
-def test_a_refused_body_that_stalls_hears_its_refusal_and_no_more(hasty: Client) -> None:
+def test_a_refused_body_that_stalls_hears_its_refusal_and_no_more(hasty):
     answer = hasty.post("/tasks", stalled(b"{"), content_type="text/plain")
     check_error(answer, 415, connection="close")
     check_error(hasty.post("/tasks", stalled(bytes(MIB + 1))), 413)
@@ -176,25 +173,25 @@ CONSTANTS = ["NaN", "Infinity", "-Infinity"]
 HALVES = [r"\ud800", r"a\udfff b", r"\udc00\ud800"]
 
 
-def with_value(name: str, type: str, value: object, **ctx: object) -> tuple[bytes, list]:
+def with_value(name, type, value, **ctx):
     """A task with a bad value, and the entry for it."""
     return compact({**TASK, name: value}), [entry(type, f"body {name}", value, **ctx)]
 
 
-def with_half(text: str) -> tuple[bytes, list]:
+def with_half(text):
     """A task of which the name has half a character, which is repeated as `?`."""
     name = json.loads(f'"{text}"').encode(errors="replace").decode()
     return b'{"name":"%s","done":0}' % text.encode(), [entry("string_unicode", "body name", name)]
 
 
-def malformed(body: bytes) -> tuple[bytes, list]:
+def malformed(body):
     """A body that is no JSON, and where it breaks."""
     with pytest.raises(json.JSONDecodeError) as broken:
         json.loads(body.decode("utf-8-sig"))
     return body, [no_json(f"body {broken.value.pos}", broken.value.msg)]
 
 
-def no_json(loc: str, error: str) -> dict:
+def no_json(loc, error):
     return entry("json_invalid", loc, {}, error=error)
 
 
@@ -214,7 +211,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("body", "errors"), FAULTS, ids=short)
-def test_422_has_an_entry_for_each_fault(client: Client, body: bytes, errors: list) -> None:
+def test_422_has_an_entry_for_each_fault(client, body, errors):
     client.create()
     for method, path in BODY_ROUTES:
         check_error(client.request(method, path, body), 422, errors)
@@ -222,7 +219,7 @@ def test_422_has_an_entry_for_each_fault(client: Client, body: bytes, errors: li
 
 
 @pytest.mark.parametrize("body", [{}, {"name": "x"}, {"done": 1}, {"Name": "x"}], ids=short)
-def test_422_for_each_member_that_is_missing(client: Client, body: dict) -> None:
+def test_422_for_each_member_that_is_missing(client, body):
     missing = [name for name in ("name", "done") if name not in body]
     errors = [entry("missing", f"body {name}", body) for name in missing]
     check_error(client.post("/tasks", body), 422, errors)
@@ -233,7 +230,7 @@ def test_422_for_each_member_that_is_missing(client: Client, body: dict) -> None
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "é", "a\tb"], ids=short)
-def test_422_lists_a_bad_idempotency_key_first(client: Client, key: str) -> None:
+def test_422_lists_a_bad_idempotency_key_first(client, key):
     sent, pattern = key.encode().decode("latin-1"), "^[!-~]{1,255}$"
     bad_key = entry("string_pattern_mismatch", helpers.KEY, sent, pattern=pattern)
     for body, errors in [(TASK, []), (b"", [entry("missing", "body", None)]), FAULTS[-1]]:
@@ -241,7 +238,7 @@ def test_422_lists_a_bad_idempotency_key_first(client: Client, key: str) -> None
     assert client.tasks() == []
 
 
-def bad(type: str, name: str, text: str, **ctx: object) -> tuple[str, list]:
+def bad(type, name, text, **ctx):
     """A query with a value that cannot be read, and the entry for it."""
     return f"{name}={text}", [entry(type, f"query {name}", unquote_plus(text), **ctx)]
 
@@ -260,7 +257,7 @@ PARAMETERS = [
 
 
 @pytest.mark.parametrize(("query", "errors"), PARAMETERS, ids=short)
-def test_422_for_a_bad_parameter_of_the_list(client: Client, query: str, errors: list) -> None:
+def test_422_for_a_bad_parameter_of_the_list(client, query, errors):
     for path in ("/tasks", "/tasks/"):
         check_error(client.get(f"{path}?{query}"), 422, errors)
 
@@ -278,7 +275,7 @@ DELETIONS = [
 
 
 @pytest.mark.parametrize(("query", "errors"), DELETIONS)
-def test_422_rather_than_delete_too_many(client: Client, query: str, errors: list) -> None:
+def test_422_rather_than_delete_too_many(client, query, errors):
     client.create(done=True)
     for path in ("/tasks", "/tasks/"):
         check_error(client.delete(path + query), 422, errors)
@@ -288,10 +285,8 @@ def test_422_rather_than_delete_too_many(client: Client, query: str, errors: lis
 # 500
 
 
-def test_500_and_a_traceback_in_the_log_for_a_defect(
-    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def fail(request: object, database: object) -> None:
+def test_500_and_a_traceback_in_the_log_for_a_defect(client, monkeypatch, caplog):
+    async def fail(request, database):
         raise LookupError("a defect")
 
     resource = todo.Resource("/boom", GET=fail)
@@ -307,7 +302,7 @@ def test_500_and_a_traceback_in_the_log_for_a_defect(
 WRITES = [*BODY_ROUTES, ("DELETE", "/tasks/1"), ("DELETE", "/tasks?done=false")]
 
 
-def one_line(caplog: pytest.LogCaptureFixture) -> str:
+def one_line(caplog):
     """The one line that was written to the log, which is then empty."""
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert (record.levelname, record.exc_info) == ("ERROR", None)
@@ -315,9 +310,7 @@ def one_line(caplog: pytest.LogCaptureFixture) -> str:
     return record.getMessage()
 
 
-def test_503_while_another_program_holds_the_lock_and_it_never_happens(
-    hasty: Client, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_503_while_another_program_holds_the_lock_and_it_never_happens(hasty, caplog):
     task = hasty.create().json()
     with helpers.locked(hasty.db):
         for method, path in WRITES:
@@ -329,9 +322,7 @@ def test_503_while_another_program_holds_the_lock_and_it_never_happens(
     assert hasty.tasks()[0] == task
 
 
-def test_503_for_health_if_the_tasks_cannot_be_read(
-    start: Callable[..., Client], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_503_for_health_if_the_tasks_cannot_be_read(start, caplog):
     client = start()
     with closing(sqlite3.connect(client.db)) as db:
         db.execute("DROP TABLE task")
@@ -339,7 +330,7 @@ def test_503_for_health_if_the_tasks_cannot_be_read(
     assert "no such table" in one_line(caplog)
 
 
-def test_507_while_there_is_no_room(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_507_while_there_is_no_room(client, caplog):
     """SQLite says that it is full when it runs out of ids, too."""
     task = client.create().json()
     with closing(sqlite3.connect(client.db, isolation_level=None)) as db:
@@ -370,7 +361,7 @@ ORDER = [  # a request with every fault, and each mended in its turn
 
 
 @pytest.mark.usefixtures("hasty")
-def test_refusals_come_in_order(start: Callable[..., Client]) -> None:
+def test_refusals_come_in_order(start):
     client = start(TODO_TOKEN="token")
     client.post("/tasks", authorization="Bearer token")
     for turn, (status, _) in enumerate(ORDER):

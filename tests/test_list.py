@@ -4,13 +4,10 @@ import asyncio
 import re
 import sqlite3
 import string
-from collections.abc import Iterator
 from contextlib import closing
 from itertools import product
-from typing import Any
 from urllib.parse import urlencode
 
-import httpx
 import pytest
 from helpers import Client, check, check_tagged, compact, fields, insert, strict, tag
 
@@ -19,18 +16,19 @@ import todo
 LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 LONG = 2_000  # tasks of the long list, which is read in several pieces
 NAMES = ["milk", "MILK", "Milk & more=100%", "", "100_percent", "a\x00b", "A\x00B", "Äpfel"]
-NAMES += ["äpfel", "\u017fKI", "ski", "+ +", "a\ufffdb"]
+NAMES += ["äpfel", "\u017fKI", "ski", "+ +"]
+TEXTS = ["", "mILk", "& more=", "%", "\x00b", "Ä", "SKI", "+ +", "m.lk"]
 
 
-def next_page(answer: httpx.Response) -> str | None:
+def next_page(answer):
     """Where the Link of a page leads, if it has one."""
     link = answer.headers.get("link")
     return link and re.fullmatch(r'<(/tasks\?[!-~]+)>; rel="next"', link)[1]
 
 
-def check_pages(client: Client, query: str, expected: list[dict[str, Any]], limit: int) -> None:
+def check_pages(client, query, expected, limit):
     """Check that the pages to which the Links lead are full, but for the last, and have these."""
-    target: str | None = f"/tasks?{query}"
+    target = f"/tasks?{query}"
     found = []
     while target is not None:
         answer = client.get(target)
@@ -40,12 +38,8 @@ def check_pages(client: Client, query: str, expected: list[dict[str, Any]], limi
     assert [len(page) for page in found[:-1]] == [limit] * ((len(expected) - 1) // limit)
 
 
-def names(client: Client, query: str) -> list[str]:
-    return [task["name"] for task in client.get(f"/tasks?{query}").json()]
-
-
 @pytest.fixture(scope="module")
-def long(portal: Any, empty: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def long(portal, empty, tmp_path_factory):
     """A client of an application with 2,000 tasks, of which every hundredth is done and rare."""
     db = tmp_path_factory.mktemp("long") / "todo.db"
     db.write_bytes(empty.read_bytes())
@@ -60,10 +54,10 @@ def long(portal: Any, empty: Any, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.mark.parametrize("limit", [None, 1, 3, 1000])
 @pytest.mark.parametrize("done", [None, True, False])
-def test_parameters_combine(client: Client, done: bool | None, limit: int | None) -> None:
+def test_parameters_combine(client, done, limit):
     insert(client.db, [(name, number % 3 == 0) for number, name in enumerate(NAMES)])
     tasks = [task for task in client.tasks() if done is None or task["done"] is done]
-    for q, after in product([None, "", "MI", "%", "\x00", "Ä", "sk", "nowhere"], [None, 0, 5, 99]):
+    for q, after in product([None, *TEXTS], [None, 0, 5, 99]):
         wanted = (q or "").translate(LOWER)
         found = [task for task in tasks if wanted in task["name"].translate(LOWER)]
         query = {"done": done, "q": q, "limit": limit, "after": after}
@@ -72,24 +66,13 @@ def test_parameters_combine(client: Client, done: bool | None, limit: int | None
         check_pages(client, urlencode(given), expected, limit or LONG)
 
 
-FOUND = {"": NAMES, "mILk": NAMES[:3], "100%25": [NAMES[2]], "%26+more%3D": [NAMES[2]]}
-FOUND |= {"%00b": NAMES[5:7], "SKI": ["ski"], "%2B+%2B": ["+ +"], "m.lk": []}
-FOUND |= {"a%FFb": ["a\ufffdb"]}  # what is not UTF-8 is read as replacement characters
-
-
-@pytest.mark.parametrize(("q", "found"), FOUND.items(), ids=FOUND)
-def test_q_finds_the_text_in_the_name(client: Client, q: str, found: list[str]) -> None:
-    insert(client.db, [(name, False) for name in NAMES])
-    assert names(client, f"q={q}") == found
-    tasks = [task for task in client.tasks() if task["name"] in found]
-    check_pages(client, f"q={q}&limit=1", tasks, 1)
-
-
 @pytest.mark.parametrize("query", ["DONE=x&LIMIT=0", "done[]=x", "=", "&&", "%", "limit=0002"])
-def test_unknown_parameters_are_ignored(client: Client, query: str) -> None:
+def test_unknown_parameters_are_ignored(client, query):
     insert(client.db, [("a", True), ("b", False)])
-    assert names(client, query) == ["a", "b"]
-    assert names(client, f"{query}&limit=2&limit=1&done=x&done=false") == ["b"]  # the last counts
+    both = client.tasks()
+    assert client.get(f"/tasks?{query}").json() == both
+    found = client.get(f"/tasks?{query}&limit=2&limit=1&done=x&done=false")  # the last counts
+    assert found.json() == both[1:]
 
 
 # Pages
@@ -104,7 +87,7 @@ QUERIES_OF_PAGES = [
 
 
 @pytest.mark.parametrize("query", QUERIES_OF_PAGES)
-def test_a_link_keeps_every_other_parameter(client: Client, query: str) -> None:
+def test_a_link_keeps_every_other_parameter(client, query):
     insert(client.db, [("a&b=c%d+e f é#?;/<>\"'\\,👍 \x00", True)] * 5)
     for after in ("", "&after=0&after=1"):
         first = client.get(f"/tasks?{query}{after}")
@@ -112,7 +95,7 @@ def test_a_link_keeps_every_other_parameter(client: Client, query: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/tasks", "/tasks/"])
-def test_a_page_has_a_link_only_while_more_remain(client: Client, path: str) -> None:
+def test_a_page_has_a_link_only_while_more_remain(client, path):
     insert(client.db, [("x", False)] * 4)
     tasks = client.tasks()
     for limit in (4, 5, 1000):
@@ -131,7 +114,7 @@ QUERIES |= {"q=nowhere": [], "after=2000": []}
 
 
 @pytest.mark.parametrize(("query", "ids"), QUERIES.items(), ids=QUERIES)
-def test_a_page_is_full_while_more_remain(long: Client, query: str, ids: list[int]) -> None:
+def test_a_page_is_full_while_more_remain(long, query, ids):
     tasks = long.get(f"/tasks?{query}").json()
     assert [task["id"] for task in tasks] == ids
     for limit in (10, 19, 20, 299, 300, 301, 1000):
@@ -143,9 +126,7 @@ def test_a_page_is_full_while_more_remain(long: Client, query: str, ids: list[in
 
 @pytest.mark.parametrize("query", ["", "?done=false", "?q=x", "?after=0"])
 @pytest.mark.parametrize("count", [0, 1, 300, 301, 600, 601])
-def test_a_list_of_at_most_300_tasks_has_a_tag_and_a_longer_one_is_streamed(
-    client: Client, count: int, query: str
-) -> None:
+def test_a_list_of_at_most_300_tasks_has_a_tag_and_a_longer_one_is_streamed(client, count, query):
     insert(client.db, [("x", False)] * count)
     answer = client.get(f"/tasks{query}")
     expected = [{"name": "x", "done": False, "id": id} for id in range(1, count + 1)]
@@ -160,9 +141,9 @@ def test_a_list_of_at_most_300_tasks_has_a_tag_and_a_longer_one_is_streamed(
 class Reader:
     """A client that takes so many messages of an answer, of which the first is its head."""
 
-    def __init__(self, client: Client, target: str, take: int = 3) -> None:
+    def __init__(self, client, target, take=3):
         self.portal = client.portal
-        self.sent: list[Any] = []
+        self.sent = []
         self.left = asyncio.Event()
         self.taken = asyncio.Semaphore(take)
         path, _, query = target.partition("?")
@@ -173,18 +154,18 @@ class Reader:
         self.answer = self.portal.start_task_soon(client, scope, self.receive, self.send)
         client.get("/info")
 
-    async def receive(self) -> dict[str, Any]:
+    async def receive(self):
         await self.left.wait()
         return {"type": "http.disconnect"}
 
-    async def send(self, message: Any) -> None:
+    async def send(self, message):
         self.sent.append(message)
         await self.taken.acquire()
 
-    def body(self) -> bytes:
+    def body(self):
         return b"".join(message.get("body", b"") for message in self.sent)
 
-    def finish(self) -> bytes:
+    def finish(self):
         """Take all that is left of the answer, and return its body."""
         for _ in range(20):
             self.portal.call(self.taken.release)
@@ -192,7 +173,7 @@ class Reader:
         return self.body()
 
 
-def test_the_first_bytes_leave_before_the_rest_is_read(client: Client) -> None:
+def test_the_first_bytes_leave_before_the_rest_is_read(client):
     """What is created, changed or deleted meanwhile may be in the list; what stays, is, once."""
     insert(client.db, [("x", False)] * 1_000)
     reader = Reader(client, "/tasks")
@@ -209,15 +190,8 @@ def test_the_first_bytes_leave_before_the_rest_is_read(client: Client) -> None:
     assert 991 not in ids
 
 
-def test_a_list_whose_rest_is_deleted_ends_as_an_array(client: Client) -> None:
-    insert(client.db, [("x", False)] * 1_000)
-    reader = Reader(client, "/tasks")
-    check(client.delete("/tasks?done=false"), 1_000)
-    assert 0 < len(strict(reader.finish())) < 1_000
-
-
 @pytest.fixture
-def slow(client: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
+def slow(client, monkeypatch):
     """A client of an application that reads its 1,000 tasks one by one."""
     monkeypatch.setattr(todo, "WHOLE_LIST", 1)
     insert(client.db, [("x", False)] * 1_000)
@@ -225,14 +199,14 @@ def slow(client: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
 
 
 @pytest.mark.parametrize("query", ["", "?q=x", "?q=nowhere", "?q=none&limit=1", "?limit=1000"])
-def test_a_list_ends_when_its_client_has_left(slow: Client, query: str) -> None:
+def test_a_list_ends_when_its_client_has_left(slow, query):
     reader = Reader(slow, f"/tasks{query}", take=3_000)
     reader.answer.result(10)
     assert not reader.sent or reader.sent[0]["status"] != 200 or reader.sent[-1].get("more_body")
 
 
 @pytest.mark.parametrize("query", ["", "?q=nowhere", "?q=nowhere&limit=1", "?limit=1000"])
-def test_others_are_answered_while_a_long_list_is_read(slow: Client, query: str) -> None:
+def test_others_are_answered_while_a_long_list_is_read(slow, query):
     reading = slow.begin("GET", f"/tasks{query}")
     check(slow.get("/info"), "starlette")
     assert not reading.done()
@@ -250,7 +224,7 @@ PLANS["list_tasks_by_done"] = "SEARCH task USING INDEX task_done (done=? AND row
 
 
 @pytest.mark.parametrize(("statement", "expected"), PLANS.items())
-def test_no_statement_reads_more_than_it_must(long: Client, statement: str, expected: str) -> None:
+def test_no_statement_reads_more_than_it_must(long, statement, expected):
     sql = todo.SQL[statement]
     with closing(sqlite3.connect(long.db)) as db:
         parameters = dict.fromkeys(re.findall(r":(\w+)", sql), "1")

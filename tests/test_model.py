@@ -6,15 +6,9 @@ from typing import Any, ClassVar
 import httpx
 import pytest
 from helpers import Client, check, check_error, check_tagged, compact, entry, tag
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, settings, stateful
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
@@ -24,9 +18,8 @@ written = st.sampled_from([(True, True), ("on", True), (1, True), (0.0, False), 
 which = st.integers(0, 6)  # which of all tasks that there were, from the last
 bodies = st.fixed_dictionaries({"name": names, "done": dones}, optional={"id": which})
 patches = st.fixed_dictionaries({}, optional={"name": names, "done": dones, "id": which})
-changes = st.tuples(st.just("PUT"), bodies) | st.tuples(st.just("PATCH"), patches)
-changes |= st.just(("DELETE", b""))
-faults = st.sampled_from([("name", 5, "string_type"), ("done", "maybe", "bool_parsing")])
+requests = st.tuples(st.just("PUT"), bodies) | st.tuples(st.just("PATCH"), patches)
+requests |= st.sampled_from([("DELETE", b""), ("GET", {})])
 conditions = st.sampled_from(["none", "none", "current", "weak", "old", "star", "list"])
 words = st.sampled_from(["", "m", "MILK", "\x00", "%", "é", "z"])
 options = {"done": st.sampled_from(["true", "false"]), "q": words, "limit": st.integers(1, 4)}
@@ -39,7 +32,7 @@ class Tasks(RuleBasedStateMachine):
     client: ClassVar[Client]
 
     @initialize()
-    def start(self) -> None:
+    def start(self):
         for word in ("true", "false"):
             self.client.delete(f"/tasks?done={word}")
         self.tasks: dict[int, dict[str, Any]] = {}
@@ -48,13 +41,13 @@ class Tasks(RuleBasedStateMachine):
         self.ids = [self.client.create().json()["id"]]
         self.client.delete(f"/tasks/{self.ids[0]}")
 
-    def same_task(self, answer: httpx.Response, id: int, **headers: str) -> None:
+    def same_task(self, answer, id, **headers):
         """The answer is the task; a tag belongs to one representation, and it to the tag."""
         check_tagged(answer, self.tasks[id], **headers)
         assert self.tags.setdefault(answer.content, tag(answer)) == tag(answer)
         assert len(set(self.tags.values())) == len(self.tags)
 
-    def created(self, answer: httpx.Response, name: str, done: bool) -> int:
+    def created(self, answer, name, done):
         id = int(answer.json()["id"])
         assert id > max(self.ids)
         self.ids.append(id)
@@ -62,56 +55,45 @@ class Tasks(RuleBasedStateMachine):
         self.same_task(answer, id, location=f"/tasks/{id}")
         return id
 
-    def nth(self, which: int) -> int:
+    def nth(self, which):
         return self.ids[-1 - which % len(self.ids)]
 
-    def forget(self, *ids: int) -> None:
+    def forget(self, *ids):
         for id in ids:
             del self.tasks[id]
         self.keys = {key: made for key, made in self.keys.items() if made[2] in self.tasks}
 
-    def if_match(self, condition: str, id: int) -> dict[str, str]:
+    def if_match(self, condition, id):
         current = self.tags[compact(self.tasks[id])] if id in self.tasks else '"gone"'
-        others = [tag for tag in self.tags.values() if tag != current]
-        old = others[0] if others else '"old"'
+        old = next((tag for tag in self.tags.values() if tag != current), '"old"')
         values = {"current": current, "weak": f"W/{current}", "old": old, "star": "*"}
         values["list"] = f"{old}, W/{old}, {current}"
         return {} if condition == "none" else {"if_match": values[condition]}
 
     @rule(name=names, done=written)
-    def create(self, name: str, done: tuple[object, bool]) -> None:
+    def create(self, name, done):
         answer = self.client.post("/tasks", {"name": name, "done": done[0]})
         self.created(answer, name, done[1])
 
     @rule(key=st.sampled_from("abc"), name=st.sampled_from("xy"), done=dones)
-    def create_once(self, key: str, name: str, done: bool) -> None:
+    def create_once(self, key, name, done):
         answer = self.client.post("/tasks", {"name": name, "done": done}, idempotency_key=key)
         if key not in self.keys:
             self.keys[key] = name, done, self.created(answer, name, done)
         elif self.keys[key][:2] == (name, done):
-            id = self.keys[key][2]
-            self.same_task(answer, id, location=f"/tasks/{id}")
+            self.same_task(answer, self.keys[key][2], location=f"/tasks/{self.keys[key][2]}")
         else:
             error = entry("idempotency_key_reused", "header idempotency-key", key)
             check_error(answer, 422, [error])
 
-    @rule(which=which)
-    def read(self, which: int) -> None:
-        id = self.nth(which)
-        answer = self.client.get(f"/tasks/{id}")
-        if id in self.tasks:
-            self.same_task(answer, id)
-        else:
-            check_error(answer, 404, "Task not found")
-
-    @rule(which=which, request=changes, condition=conditions)
-    def change(self, which: int, request: tuple[str, Any], condition: str) -> None:
+    @rule(which=which, request=requests, condition=conditions)
+    def read_or_change(self, which, request, condition):
         id, (method, body) = self.nth(which), request
         headers = self.if_match(condition, id)
         answer = self.client.request(method, f"/tasks/{id}", body, **headers)
         if id not in self.tasks:
             check_error(answer, 404, "Task not found")
-        elif condition in ("weak", "old"):
+        elif condition in ("weak", "old") and method != "GET":
             check_error(answer, 412, etag=self.tags[compact(self.tasks[id])])
         elif method == "DELETE":
             check(answer, 1)
@@ -120,30 +102,21 @@ class Tasks(RuleBasedStateMachine):
             self.tasks[id] |= {**body, "id": id}
             self.same_task(answer, id)
 
-    @rule(which=which, body=bodies, fault=faults, method=st.sampled_from(["PUT", "PATCH"]))
-    def miss(self, which: int, body: Any, fault: tuple[str, object, str], method: str) -> None:
-        name, value, type = fault
-        answer = self.client.request(method, f"/tasks/{self.nth(which)}", {**body, name: value})
-        check_error(answer, 422, [entry(type, f"body {name}", value)])
-
     @rule(done=dones)
-    def delete_by_done(self, done: bool) -> None:
+    def delete_by_done(self, done):
         ids = [id for id, task in self.tasks.items() if task["done"] is done]
         check(self.client.delete(f"/tasks?done={done}"), len(ids))
         self.forget(*ids)
 
     @rule(query=queries)
-    def search(self, query: dict[str, Any]) -> None:
+    def search(self, query):
         query = {"q": "", "after": len(self.ids) - 1, **query}
         after = query["after"] = self.nth(query["after"])
         wanted = query["q"].translate(LOWER)
-        found = [
-            task
-            for id, task in self.tasks.items()
-            if id > after
-            and wanted in task["name"].translate(LOWER)
-            and str(task["done"]).lower() == query.get("done", str(task["done"]).lower())
-        ]
+        found = [task for id, task in self.tasks.items() if id > after]
+        found = [task for task in found if wanted in task["name"].translate(LOWER)]
+        if "done" in query:
+            found = [task for task in found if str(task["done"]).lower() == query["done"]]
         page = found[: query.get("limit")]
         answer = self.client.get(f"/tasks?{httpx.QueryParams(query)}")
         links = {}
@@ -153,14 +126,14 @@ class Tasks(RuleBasedStateMachine):
         check_tagged(answer, page, **links)
 
     @invariant()
-    def same_list(self) -> None:
+    def same_list(self):
         if hasattr(self, "tasks"):
             assert self.client.tasks() == [*self.tasks.values()]
 
 
 @pytest.mark.parametrize("examples", [10, pytest.param(150, marks=pytest.mark.slow)])
-def test_the_server_does_what_the_model_does(client: Client, examples: int) -> None:
+def test_the_server_does_what_the_model_does(client, examples):
     machine = type("Machine", (Tasks,), {"client": client})
-    given = {"stateful_step_count": 40, "deadline": None, "database": None}
-    given["suppress_health_check"] = HealthCheck
-    run_state_machine_as_test(machine, settings=settings(max_examples=examples, **given))
+    given = {"stateful_step_count": 40, "deadline": None, "suppress_health_check": HealthCheck}
+    chosen = settings(max_examples=examples, database=None, **given)
+    stateful.run_state_machine_as_test(machine, settings=chosen)

@@ -2,17 +2,15 @@
 
 import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import Server
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def examples(heading: str) -> list[tuple[str, str]]:
+def examples(heading):
     """Return the commands under a heading, each with what it prints."""
     section = README.partition(f"# {heading}\n")[2].partition("\n#")[0]
     lines = [line[4:] for line in section.splitlines() if line.startswith("    ") or not line]
@@ -21,20 +19,20 @@ def examples(heading: str) -> list[tuple[str, str]]:
     return [(command, printed.strip()) for command, printed in found]
 
 
-def run(command: str, server: Server) -> str:
+def run(command, server):
     """Return what a command prints for this server, without the date."""
     command = command.replace("curl ", "curl -s ").replace("localhost:8000", server.url)
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     return re.sub(r"^date: .*$", "date", done.stdout, flags=re.MULTILINE).strip()
 
 
-def can_send_json() -> bool:
+def can_send_json():
     version = re.match(r"curl (\d+)\.(\d+)", subprocess.getoutput("curl --version"))
     return version is not None and (int(version[1]), int(version[2])) >= (7, 82)
 
 
 @pytest.mark.skipif(not can_send_json(), reason="curl is missing, or older than 7.82")
-def test_every_curl_line_prints_what_the_readme_says(serve: Callable[..., Server]) -> None:
+def test_every_curl_line_prints_what_the_readme_says(serve):
     server = serve()
     commands = 0
     for heading in ("Run it", "Paging", "Concurrent edits", "Safe retries", "A token"):
@@ -48,12 +46,12 @@ def test_every_curl_line_prints_what_the_readme_says(serve: Callable[..., Server
     assert commands == README.count("\n    $ ")
 
 
-def test_the_settings_of_the_readme_are_those_of_the_manual() -> None:
+def test_the_settings_of_the_readme_are_those_of_the_manual():
     named = set(re.findall(r"TODO_[A-Z_]+", README))
     assert named == set(re.findall(r"TODO_[A-Z_]+", (ROOT / "todo.py").read_text()))
 
 
-def test_the_promises_name_tests_that_exist() -> None:
+def test_the_promises_name_tests_that_exist():
     tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
     section = README.partition("# What it promises\n")[2].partition("\n#")[0]
     names = re.findall(r"`(test_\w+)`", section)

@@ -9,19 +9,16 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import TASK, Client, check_error, insert, locked
+from helpers import TASK, check_error, insert, locked
 from processes import ROOT, Load, Server, strace, tasks_in, tasks_of
 
 import todo
 
-Serve = Callable[..., Server]
-Start = Callable[..., Client]
 slow = pytest.mark.slow
 
 STOPPED = (0, -signal.SIGTERM, -signal.SIGINT)  # uvicorn raises the signal again at its end
@@ -31,7 +28,7 @@ MIGRATIONS = sorted(
 OLD = {id: (f"old {id}", id % 2 == 1) for id in range(1, 1001)}
 
 
-def yoyo(db: Path, *command: str, cwd: Path = ROOT) -> str:
+def yoyo(db, *command, cwd=ROOT):
     """What yoyo says, run by hand as in the README."""
     program = Path(sys.executable).with_name("yoyo")
     options = ["--batch", "--no-config-file", "--database", f"sqlite:///{db}"]
@@ -41,25 +38,25 @@ def yoyo(db: Path, *command: str, cwd: Path = ROOT) -> str:
     return run.stdout
 
 
-def applied(db: Path) -> list[str]:
+def applied(db):
     """The migrations that a file has had."""
     with closing(sqlite3.connect(db)) as connection:
         rows = connection.execute("SELECT migration_id FROM _yoyo_migration ORDER BY 1")
         return [id for (id,) in rows]
 
 
-def names(folder: Path) -> list[str]:
+def names(folder):
     return sorted(file.name for file in folder.iterdir())
 
 
-def flocks(db: Path, word: str) -> list[str]:
+def flocks(db, word):
     """The lines of the kernel's list of locks for the workers' lock: `->` is one who waits."""
     inode = f":{Path(f'{db}-lock').stat().st_ino} "
     lines = Path("/proc/locks").read_text().splitlines()
     return [line for line in lines if inode in line and word in line]
 
 
-def copy_application(folder: Path) -> tuple[str, ...]:
+def copy_application(folder):
     """Copy the application there, and return what to start a server of the copy with."""
     for name in ("sql", "migrations"):
         shutil.copytree(ROOT / name, folder / name)
@@ -67,7 +64,7 @@ def copy_application(folder: Path) -> tuple[str, ...]:
     return "env", "-C", str(folder)
 
 
-def works(server: Server) -> None:
+def works(server):
     """Check that a server that has just started serves what it should, with every migration."""
     with server.client() as http:
         id = http.post("/tasks", json=TASK).json()["id"]
@@ -77,7 +74,7 @@ def works(server: Server) -> None:
 
 
 @pytest.fixture(scope="module")
-def early(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def early(tmp_path_factory):
     """A file that has had the first migration only, with tasks in it; to be copied."""
     db = tmp_path_factory.mktemp("early") / "todo.db"
     yoyo(db, "apply", "--revision", MIGRATIONS[0])
@@ -87,16 +84,14 @@ def early(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def old(early: Path, tmp_path: Path) -> Path:
+def old(early, tmp_path):
     return shutil.copy(early, tmp_path / "old.db")
 
 
 # Start
 
 
-def test_a_missing_file_is_created_and_named_in_one_line_of_the_log(
-    serve: Serve, tmp_path: Path
-) -> None:
+def test_a_missing_file_is_created_and_named_in_one_line_of_the_log(serve, tmp_path):
     server = serve(db=tmp_path / "new.db")
     works(server)
     assert server.stop() in STOPPED
@@ -105,15 +100,13 @@ def test_a_missing_file_is_created_and_named_in_one_line_of_the_log(
     assert names(tmp_path) == ["new.db", "new.db-lock"]
 
 
-def test_an_old_file_is_migrated_and_keeps_its_tasks(start: Start, old: Path) -> None:
+def test_an_old_file_is_migrated_and_keeps_its_tasks(start, old):
     expected = [{"name": name, "done": done, "id": id} for id, (name, done) in OLD.items()]
     assert start(TODO_DB=str(old)).tasks() == expected
     assert applied(old) == MIGRATIONS
 
 
-def test_a_file_of_the_first_version_serves_its_names_beyond_the_limit(
-    start: Start, tmp_path: Path
-) -> None:
+def test_a_file_of_the_first_version_serves_its_names_beyond_the_limit(start, tmp_path):
     copy_application(tmp_path / "first")
     migration = tmp_path / "first" / "migrations" / "0001-task.sql"
     text = re.sub(r"CHECK \(length.*", ",", migration.read_text().replace("STORED", "VIRTUAL"))
@@ -128,9 +121,7 @@ def test_a_file_of_the_first_version_serves_its_names_beyond_the_limit(
     assert client.tasks() == [long | {"done": True}, TASK | {"id": 2}]
 
 
-def test_the_file_is_todo_db_in_the_working_directory_unless_another_is_named(
-    serve: Serve, tmp_path: Path
-) -> None:
+def test_the_file_is_todo_db_in_the_working_directory_unless_another_is_named(serve, tmp_path):
     (tmp_path / "todo.db").touch()  # an empty file will do
     unnamed = ("env", "-C", str(tmp_path), "-u", "TODO_DB")
     works(serve("--app-dir", str(ROOT), db=tmp_path / "todo.db", prefix=unnamed))
@@ -140,7 +131,7 @@ PATHS = ["a b?mode=memory&x.db", "100%41#;'ü\".db", ":memory:", "a[1]*", "\udcf
 
 
 @pytest.mark.parametrize("name", PATHS, ids=ascii)
-def test_a_path_means_itself_whatever_is_in_it(start: Start, tmp_path: Path, name: str) -> None:
+def test_a_path_means_itself_whatever_is_in_it(start, tmp_path, name):
     folder = tmp_path / name
     folder.mkdir()
     client = start(TODO_DB=str(folder / name))
@@ -150,7 +141,7 @@ def test_a_path_means_itself_whatever_is_in_it(start: Start, tmp_path: Path, nam
     assert tasks_in(folder / name) == {1: ("milk", False)}
 
 
-def test_a_link_leads_to_the_file_and_to_its_lock(start: Start, tmp_path: Path) -> None:
+def test_a_link_leads_to_the_file_and_to_its_lock(start, tmp_path):
     (tmp_path / "there").mkdir()
     link = tmp_path / "link.db"
     link.symlink_to("there/todo.db")
@@ -163,12 +154,12 @@ def test_a_link_leads_to_the_file_and_to_its_lock(start: Start, tmp_path: Path) 
     assert "link.db-lock" not in names(tmp_path)
 
 
-def test_the_application_may_lie_at_any_path(serve: Serve, tmp_path: Path) -> None:
+def test_the_application_may_lie_at_any_path(serve, tmp_path):
     works(serve(db=tmp_path / "new.db", prefix=copy_application(tmp_path / "todo [1] a*b?%41#")))
 
 
 @contextmanager
-def started(serve: Serve, db: Path, *workers: str) -> Iterator[list[Server]]:
+def started(serve, db, *workers):
     """Servers that start at once on one file; at the end they stop, and one file is left."""
     with ThreadPoolExecutor() as threads:
         servers = list(threads.map(lambda count: serve("--workers", count, db=db), workers))
@@ -182,8 +173,8 @@ def started(serve: Serve, db: Path, *workers: str) -> Iterator[list[Server]]:
 
 @pytest.mark.parametrize("tasks", [{}, pytest.param(OLD, marks=slow)], ids=["new", "old"])
 def test_several_servers_of_several_workers_start_at_once_on_a_new_file(
-    serve: Serve, tmp_path: Path, early: Path, tasks: dict[int, tuple[str, bool]]
-) -> None:
+    serve, tmp_path, early, tasks
+):
     db = tmp_path / "todo.db"
     if tasks:
         shutil.copy(early, db)
@@ -200,9 +191,7 @@ WHEN += [pytest.param("fdatasync", n, marks=slow) for n in (1, 2, 4)]
 
 
 @pytest.mark.parametrize(("call", "when"), WHEN)
-def test_a_start_that_is_killed_at_one_of_its_writes_blocks_no_later_one(
-    serve: Serve, old: Path, call: str, when: int
-) -> None:
+def test_a_start_that_is_killed_at_one_of_its_writes_blocks_no_later_one(serve, old, call, when):
     injection = f"-f -o {os.devnull} -e trace={call} -e inject={call}:signal=KILL:when={when}"
     killed = serve(db=old, prefix=(strace(), "-D", *injection.split()))
     assert killed.kill() == -signal.SIGKILL
@@ -213,7 +202,7 @@ def test_a_start_that_is_killed_at_one_of_its_writes_blocks_no_later_one(
     assert tasks_of(server) == OLD
 
 
-def test_a_note_that_a_killed_start_left_blocks_no_later_one(start: Start, tmp_path: Path) -> None:
+def test_a_note_that_a_killed_start_left_blocks_no_later_one(start, tmp_path):
     """yoyo notes in a table who may migrate; nobody removes the note of a process that is gone."""
     db = tmp_path / "noted.db"
     with closing(sqlite3.connect(db)) as connection:
@@ -226,7 +215,7 @@ def test_a_note_that_a_killed_start_left_blocks_no_later_one(start: Start, tmp_p
     assert time.monotonic() - began < 8
 
 
-def test_migrations_are_applied_all_or_none(serve: Serve, old: Path, tmp_path: Path) -> None:
+def test_migrations_are_applied_all_or_none(serve, old, tmp_path):
     prefix = copy_application(tmp_path / "broken")
     broken = tmp_path / "broken" / "migrations" / "0003-broken.sql"
     broken.write_text("UPDATE nowhere SET x = 1;")
@@ -235,7 +224,7 @@ def test_migrations_are_applied_all_or_none(serve: Serve, old: Path, tmp_path: P
     assert applied(old) == MIGRATIONS[:1]
 
 
-def test_a_start_waits_for_another_that_holds_the_lock(serve: Serve, tmp_path: Path) -> None:
+def test_a_start_waits_for_another_that_holds_the_lock(serve, tmp_path):
     fcntl = pytest.importorskip("fcntl")
     db = tmp_path / "new.db"
     with ThreadPoolExecutor() as threads, open(f"{db}-lock", "w") as lock:
@@ -254,17 +243,17 @@ AS_NOBODY += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]  # it 
 AS_SOMEBODY = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
 
 
-def skip_unless(prefix: list[str]) -> None:
+def skip_unless(prefix):
     if not shutil.which("setpriv") or subprocess.run([*prefix, "true"]).returncode:
         pytest.skip("only root, with setpriv, can become another")
 
 
-def test_a_uid_without_a_name_may_start_it(serve: Serve, tmp_path: Path) -> None:
+def test_a_uid_without_a_name_may_start_it(serve, tmp_path):
     skip_unless(AS_NOBODY)
     works(serve(db=tmp_path / "new.db", prefix=AS_NOBODY))
 
 
-def test_without_fcntl_as_on_windows_it_serves_all_the_same(serve: Serve, tmp_path: Path) -> None:
+def test_without_fcntl_as_on_windows_it_serves_all_the_same(serve, tmp_path):
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "fcntl.py").write_text("raise ImportError('hidden')")
@@ -296,7 +285,7 @@ STRANGE = {
 }
 
 
-def content(path: Path) -> object:
+def content(path):
     """What must not change in a refused file: its own tables, or its bytes."""
     if not path.is_file():
         return path.is_symlink(), path.is_dir(), path.is_fifo()
@@ -309,8 +298,8 @@ def content(path: Path) -> object:
 
 @pytest.mark.parametrize(("how", "reason"), (UNFIT | STRANGE).items())
 def test_a_file_that_cant_serve_is_refused_in_a_sentence_and_stays_as_it_was(
-    start: Start, empty: Path, tmp_path: Path, how: str, reason: str
-) -> None:
+    start, empty, tmp_path, how, reason
+):
     db = tmp_path / "parent" / "todo.db"
     db.parent.mkdir()
     if how in UNFIT:
@@ -330,15 +319,13 @@ def test_a_file_that_cant_serve_is_refused_in_a_sentence_and_stays_as_it_was(
     assert content(db) == before
 
 
-def test_an_sqlite_that_is_too_old_is_refused_in_a_sentence(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_sqlite_that_is_too_old_is_refused_in_a_sentence(start, monkeypatch):
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 9))
     with pytest.raises(todo.StartRefused, match=r"^Can't serve .*SQLite 3\.37"):
         start()
 
 
-def refusal(server: Server) -> str:
+def refusal(server):
     """The one sentence with which a server refused to start: nothing else is in its log."""
     assert server.wait() == 3
     lines = [line for line in server.lines if not line.startswith("INFO:")]
@@ -348,17 +335,13 @@ def refusal(server: Server) -> str:
     return sentence
 
 
-def test_a_refused_start_is_one_line_in_the_log_and_exit_code_3(
-    serve: Serve, tmp_path: Path
-) -> None:
+def test_a_refused_start_is_one_line_in_the_log_and_exit_code_3(serve, tmp_path):
     sentence = f"ERROR:    Can't serve {tmp_path}: it must be a regular file"
     assert refusal(serve(db=tmp_path)).startswith(sentence)
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_what_cant_be_written_is_refused_in_a_sentence(
-    serve: Serve, empty: Path, tmp_path: Path, what: str
-) -> None:
+def test_what_cant_be_written_is_refused_in_a_sentence(serve, empty, tmp_path, what):
     parent = tmp_path / "parent"
     parent.mkdir()
     db = shutil.copy(empty, parent / "todo.db")
@@ -377,15 +360,11 @@ def test_what_cant_be_written_is_refused_in_a_sentence(
 
 @pytest.mark.parametrize(
     ("sig", "workers"),
-    [
-        (signal.SIGINT, "1"),
-        (signal.SIGTERM, "2"),
-        pytest.param(signal.SIGINT, "4", marks=slow),
-    ],
+    [(signal.SIGINT, "1"), (signal.SIGTERM, "2"), pytest.param(signal.SIGINT, "4", marks=slow)],
 )
 def test_a_stop_under_load_answers_what_it_writes_and_leaves_one_file(
-    serve: Serve, tmp_path: Path, sig: signal.Signals, workers: str
-) -> None:
+    serve, tmp_path, sig, workers
+):
     server = serve("--workers", workers, db=tmp_path / "new.db")
     load = Load()
     load.start(server, 16)
@@ -399,7 +378,7 @@ def test_a_stop_under_load_answers_what_it_writes_and_leaves_one_file(
 
 
 @slow
-def test_a_stop_that_may_not_wait_answers_503(serve: Serve) -> None:
+def test_a_stop_that_may_not_wait_answers_503(serve):
     """A body that stalls, a write that waits, and a client that does not read its long list."""
     server = serve("--timeout-graceful-shutdown", "1")
     insert(server.db, (("x" * 1000, False) for _ in range(20_000)))
@@ -431,9 +410,7 @@ def test_a_stop_that_may_not_wait_answers_503(serve: Serve) -> None:
 
 @slow
 @pytest.mark.parametrize("migration", MIGRATIONS[1:])
-def test_a_later_migration_rolls_back_and_applies_again_and_keeps_the_tasks(
-    start: Start, migration: str
-) -> None:
+def test_a_later_migration_rolls_back_and_applies_again_and_keeps_the_tasks(start, migration):
     client = start()
     for _ in range(10):
         client.create()
@@ -450,7 +427,7 @@ def test_a_later_migration_rolls_back_and_applies_again_and_keeps_the_tasks(
 # Installed
 
 
-def installed(folder: Path, *what: str) -> Path:
+def installed(folder, *what):
     """A virtual environment with the project in it, and everything that it needs from this one."""
     commands = [
         [sys.executable, "-m", "venv", folder],
@@ -465,9 +442,7 @@ def installed(folder: Path, *what: str) -> Path:
 
 
 @slow
-def test_a_wheel_puts_one_folder_into_site_packages_and_serves_from_anywhere(
-    tmp_path: Path,
-) -> None:
+def test_a_wheel_puts_one_folder_into_site_packages_and_serves_from_anywhere(tmp_path):
     packages = installed(tmp_path / "venv", str(ROOT))
     ours = {name for name in names(packages) if not re.match("pip|setuptools|_|pkg_|dist", name)}
     assert ours == {"todo", "todo-1.0.0.dist-info"}
@@ -487,6 +462,6 @@ def test_a_wheel_puts_one_folder_into_site_packages_and_serves_from_anywhere(
 
 
 @slow
-def test_an_editable_install_copies_nothing(tmp_path: Path) -> None:
+def test_an_editable_install_copies_nothing(tmp_path):
     packages = installed(tmp_path / "venv", "-e", str(ROOT))
     assert not {"todo", "todo.py", "sql", "migrations"} & set(names(packages))

@@ -2,47 +2,28 @@
 
 import json
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 
 import pytest
-from helpers import (
-    BODY_ROUTES,
-    BREAD,
-    TASK,
-    Client,
-    check,
-    check_error,
-    check_tagged,
-    compact,
-    insert,
-    tag,
-)
+from helpers import BODY_ROUTES, BREAD, TASK, check, check_error, check_tagged, compact, insert, tag
 
 # The routes
 
 
-def test_the_short_answers(client: Client) -> None:
+def test_the_short_answers(client):
     check(client.get("/"), "Hello, world!")
     check(client.get("/info"), "starlette")
     check(client.get("/healthz"), {"status": "ok"}, cache_control="no-store")
 
 
-def test_post_creates_a_task_and_says_where(client: Client) -> None:
+def test_post_creates_a_task_and_says_where(client):
     for id, path in enumerate(("/tasks", "/tasks/"), 1):
         answer = client.post(path, {"done": True, "name": "bread"})
         check_tagged(answer, {**BREAD, "id": id}, location=f"/tasks/{id}")
         check_tagged(client.get(f"/tasks/{id}"), answer.json())
 
 
-def test_the_list_is_every_task_in_the_order_of_ids(client: Client) -> None:
-    check_tagged(client.get("/tasks"), [])
-    tasks = [client.create(name).json() for name in "cab"]
-    for path in ("/tasks", "/tasks/"):
-        check_tagged(client.get(path), tasks)
-
-
-def test_put_replaces_a_task(client: Client) -> None:
+def test_put_replaces_a_task(client):
     old = client.create()
     answer = client.put("/tasks/1", BREAD)
     check_tagged(answer, {**BREAD, "id": 1})
@@ -56,7 +37,7 @@ PATCHES += [({"done": "on", "name": "x"}, {"done": True, "name": "x"})]
 
 
 @pytest.mark.parametrize(("patch", "changed"), PATCHES)
-def test_patch_changes_what_it_names(client: Client, patch: object, changed: dict) -> None:
+def test_patch_changes_what_it_names(client, patch, changed):
     old = client.create()
     answer = client.patch("/tasks/1", patch, content_type="application/merge-patch+json")
     check_tagged(answer, {**old.json(), **changed})
@@ -64,7 +45,7 @@ def test_patch_changes_what_it_names(client: Client, patch: object, changed: dic
     assert client.get("/tasks/1").content == answer.content
 
 
-def test_delete_answers_1_and_the_task_is_gone(client: Client) -> None:
+def test_delete_answers_1_and_the_task_is_gone(client):
     client.create()
     kept = client.create().json()
     check(client.request("DELETE", "/tasks/1", b"{"), 1)  # a body that it does not want
@@ -74,7 +55,7 @@ def test_delete_answers_1_and_the_task_is_gone(client: Client) -> None:
 
 
 @pytest.mark.parametrize(("word", "deleted"), [("true", 3), ("NO", 2), ("1", 3), ("off", 2)])
-def test_delete_by_done_answers_how_many(client: Client, word: str, deleted: int) -> None:
+def test_delete_by_done_answers_how_many(client, word, deleted):
     for path in ("/tasks", "/tasks/"):
         insert(client.db, [("x", done) for done in (True, False, True, False, True)])
         check(client.delete(f"{path}?done={word}"), deleted)
@@ -85,7 +66,7 @@ def test_delete_by_done_answers_how_many(client: Client, word: str, deleted: int
 # Ids
 
 
-def test_an_id_is_never_given_twice(start: Callable[..., Client]) -> None:
+def test_an_id_is_never_given_twice(start):
     client = start()
     ids = []
     for path in ("/tasks/3", "/tasks?done=false", "/tasks/7"):
@@ -97,7 +78,7 @@ def test_an_id_is_never_given_twice(start: Callable[..., Client]) -> None:
     assert ids == sorted(set(ids))
 
 
-def test_the_largest_id_works(client: Client) -> None:
+def test_the_largest_id_works(client):
     largest = 2**63 - 1
     with closing(sqlite3.connect(client.db)) as db, db:
         db.execute("INSERT INTO task (id, name, done) VALUES (?, 'last', 0)", [largest])
@@ -107,7 +88,7 @@ def test_the_largest_id_works(client: Client) -> None:
     check_tagged(client.patch(f"/tasks/{largest}", {"done": 1}), {**last, "done": True})
 
 
-def test_a_body_never_chooses_the_task(client: Client) -> None:
+def test_a_body_never_chooses_the_task(client):
     first = client.create().json()
     client.create()
     for answer in (client.put("/tasks/2", {**BREAD, "id": 1}), client.patch("/tasks/2", first)):
@@ -119,24 +100,13 @@ def test_a_body_never_chooses_the_task(client: Client) -> None:
 # Names
 
 
-NAMES = [
-    "",
-    " ",
-    "\x00" * 1000,
-    "x" * 1000,
-    "é" * 1000,
-    "👍" * 1000,
-    '"\\' * 500,
-    " a\x00b ",
-    "\r\n",
-]
-NAMES += ["null", "1", "\\u0000", "</script>", "%_%", ":name ?1 '; DROP TABLE task"]
-NAMES += ["e\u0301 is not \u00e9", "\u202e\u2028\ufeff\U0010ffff \ud7ff\ue000\uffff"]
-NAMES += ["".join(map(chr, range(1000)))]
+NAMES = ["", " a\x00b ", "\x00" * 1000, "é" * 1000, "👍" * 1000, '"\\' * 500, "\r\n", "null", "%_%"]
+NAMES += ["\\u0000", "</script>", ":name ?1 '; DROP TABLE task", "e\u0301 is not \u00e9"]
+NAMES += ["\u202e\u2028\ufeff\U0010ffff \ud7ff\ue000\uffff", "".join(map(chr, range(1000)))]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:20])
-def test_a_name_comes_back_exactly(client: Client, name: str) -> None:
+def test_a_name_comes_back_exactly(client, name):
     task = {"name": name, "done": True}
     for id, body in enumerate([compact(task), json.dumps(task).encode()], 1):  # escaped, too
         path, expected = f"/tasks/{id}", compact({**task, "id": id})
@@ -157,9 +127,7 @@ NOT_WORDS = "false f no n off 0 FALSE False fAlSe F NO N OFF oFf"
 @pytest.mark.parametrize(
     ("done", "values", "words"), [(True, DONES, WORDS), (False, NOT_DONES, NOT_WORDS)]
 )
-def test_done_takes_booleans_numbers_and_words(
-    client: Client, done: bool, values: str, words: str
-) -> None:
+def test_done_takes_booleans_numbers_and_words(client, done, values, words):
     client.create()
     for value in values.split() + [f'"{word}"' for word in words.split()]:
         body = f'{{"name":"x","done":{value}}}'.encode()
@@ -178,7 +146,7 @@ SAME_BODIES = [
 
 
 @pytest.mark.parametrize("body", SAME_BODIES, ids=lambda body: repr(body)[:40])
-def test_bodies_that_mean_the_same(client: Client, body: bytes) -> None:
+def test_bodies_that_mean_the_same(client, body):
     expected = {**TASK, "id": 1}
     check_tagged(client.post("/tasks", body), expected, location="/tasks/1")
     for method in ("PUT", "PATCH"):
@@ -191,6 +159,6 @@ JSON_TYPES += ["application/json ;x=y", "application/merge-patch+json", "applica
 
 
 @pytest.mark.parametrize("content_type", JSON_TYPES)
-def test_content_types_of_json(client: Client, content_type: str) -> None:
+def test_content_types_of_json(client, content_type):
     for method, path in BODY_ROUTES:
         assert client.request(method, path, content_type=content_type).status_code == 200

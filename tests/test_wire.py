@@ -5,7 +5,6 @@ import shutil
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -13,8 +12,6 @@ import pytest
 from helpers import MIB, TASK, check, check_error, check_tagged, compact, fields, insert, strict
 from processes import Load, Server, tasks_of
 from wire import JSON, Wire, ask, chunked, cut, written
-
-Serve = Callable[..., Server]
 
 BODY = compact(TASK)
 LENGTH = {**JSON, "Content-Length": str(len(BODY))}
@@ -28,7 +25,7 @@ ROWS = 300_000
 
 
 @pytest.fixture(scope="module")
-def long(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def long(empty, tmp_path_factory):
     """A server with 300,000 tasks, 40 MB of JSON; its tests may change the last task."""
     db = shutil.copy(empty, tmp_path_factory.mktemp("long"))
     insert(db, ((f"{number:0100}", False) for number in range(ROWS)))
@@ -38,12 +35,12 @@ def long(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
     assert "Traceback" not in server.log
 
 
-def check_alive(wire: Wire) -> None:
+def check_alive(wire):
     """Check that the connection is still good for a request."""
     check(wire.send(INFO).answer(), "starlette")
 
 
-def check_created(server: Server, wire: Wire) -> int:
+def check_created(server, wire):
     """Check the answer that creates TASK, and return its id."""
     answer = wire.answer()
     id = answer.json()["id"]
@@ -52,7 +49,7 @@ def check_created(server: Server, wire: Wire) -> int:
     return id
 
 
-def test_a_client_may_ask_before_it_sends_a_body_byte_by_byte_and_in_chunks(server: Server) -> None:
+def test_a_client_may_ask_before_it_sends_a_body_byte_by_byte_and_in_chunks(server):
     with Wire(server) as wire:
         wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         wire.request("POST", "/tasks", headers={**CHUNKS, "Expect": "100-continue"})
@@ -71,7 +68,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_body_has_at_most_1_mib(server: Server, size: str) -> None:
+def test_a_body_has_at_most_1_mib(server, size):
     headers, exact, more = SIZES[size]
     with Wire(server) as wire:
         wire.request("POST", "/tasks", exact, headers)
@@ -89,7 +86,7 @@ REFUSED = [
 ]
 
 
-def test_a_client_hears_why_its_body_is_refused_and_may_ask_again_or_close(serve: Serve) -> None:
+def test_a_client_hears_why_its_body_is_refused_and_may_ask_again_or_close(serve):
     server = serve(TODO_TOKEN="secret")
     for status, path, headers, more in REFUSED:
         sent = {**JSON, **TOKEN, **headers}
@@ -113,7 +110,7 @@ STALLING = [
 
 
 @pytest.mark.slow
-def test_a_body_that_stalls_for_10_s_is_answered_and_the_connection_closed(server: Server) -> None:
+def test_a_body_that_stalls_for_10_s_is_answered_and_the_connection_closed(server):
     with ExitStack() as stack:
         wires = [stack.enter_context(Wire(server)) for _ in STALLING]
         for wire, (_, headers, sent) in zip(wires, STALLING, strict=True):
@@ -128,7 +125,7 @@ def test_a_body_that_stalls_for_10_s_is_answered_and_the_connection_closed(serve
 
 
 @pytest.mark.slow
-def test_a_body_that_never_pauses_for_10_s_is_taken_however_slow_it_is(server: Server) -> None:
+def test_a_body_that_never_pauses_for_10_s_is_taken_however_slow_it_is(server):
     with Wire(server) as wire:
         wire.request("POST", "/tasks", headers=LENGTH)
         for piece in cut(BODY, 10):
@@ -137,7 +134,7 @@ def test_a_body_that_never_pauses_for_10_s_is_taken_however_slow_it_is(server: S
         check_created(server, wire)
 
 
-def test_requests_in_line_are_answered_in_order(server: Server) -> None:
+def test_requests_in_line_are_answered_in_order(server):
     line = POST + INFO + written("POST", "/tasks", b"{", TEXT) + written("PUT", "/info", BODY * 50)
     with Wire(server) as wire:
         wire.send(line * 20)
@@ -176,7 +173,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED)
-def test_what_is_no_http_is_refused_by_uvicorn(server: Server, sent: bytes) -> None:
+def test_what_is_no_http_is_refused_by_uvicorn(server, sent):
     with Wire(server) as wire:
         answer = wire.send(sent).answer()
         assert (answer.status_code, answer.text) == (400, "Invalid HTTP request received.")
@@ -186,7 +183,7 @@ def test_what_is_no_http_is_refused_by_uvicorn(server: Server, sent: bytes) -> N
 
 
 @pytest.mark.parametrize("sent", ODD.values(), ids=ODD)
-def test_odd_requests_are_answered_as_others(server: Server, sent: bytes) -> None:
+def test_odd_requests_are_answered_as_others(server, sent):
     with Wire(server) as wire:
         check(wire.send(sent).answer(), "starlette")
         check_alive(wire)
@@ -198,7 +195,7 @@ HEADS = "/ /info /healthz /openapi.json /docs /tasks /tasks/ /tasks?limit=2 /tas
 
 
 @pytest.mark.parametrize("path", HEADS.split())
-def test_head_has_the_headers_of_get_and_no_body(server: Server, path: str) -> None:
+def test_head_has_the_headers_of_get_and_no_body(server, path):
     with Wire(server) as wire:
         answer = wire.request("GET", path).answer()
         head = wire.request("HEAD", path).head()
@@ -206,7 +203,7 @@ def test_head_has_the_headers_of_get_and_no_body(server: Server, path: str) -> N
         check_alive(wire)
 
 
-def test_head_of_a_long_list_reads_no_more_than_its_beginning(long: Server) -> None:
+def test_head_of_a_long_list_reads_no_more_than_its_beginning(long):
     times = []
     with Wire(long) as wire:
         for _ in range(5):
@@ -220,13 +217,13 @@ def test_head_of_a_long_list_reads_no_more_than_its_beginning(long: Server) -> N
     assert min(times) < (time.perf_counter() - started) / 20
 
 
-def peak(server: Server) -> int:
+def peak(server):
     """The most memory that a server has had, in bytes."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def test_a_list_is_sent_while_it_is_read_and_memory_stays_flat(long: Server) -> None:
+def test_a_list_is_sent_while_it_is_read_and_memory_stays_flat(long):
     last, name = f"/tasks/{ROWS}", f"changed at {time.time()}"
     Path(f"/proc/{long.process.pid}/clear_refs").write_text("5")  # forget the most so far
     before = peak(long)
@@ -244,7 +241,7 @@ def test_a_list_is_sent_while_it_is_read_and_memory_stays_flat(long: Server) -> 
     assert peak(long) - before < 10 * MIB  # of 800
 
 
-def test_a_list_that_breaks_off_has_no_end_and_no_second_answer(serve: Serve) -> None:
+def test_a_list_that_breaks_off_has_no_end_and_no_second_answer(serve):
     server = serve()
     insert(server.db, ((f"{number:0100}", False) for number in range(ROWS // 3)))
     with Wire(server) as wire:
@@ -267,7 +264,7 @@ LEFT = [
 
 
 @pytest.mark.parametrize("leave", ["with a reset", "quietly", "not at all"])
-def test_clients_that_stall_or_vanish_trouble_no_other(serve: Serve, leave: str) -> None:
+def test_clients_that_stall_or_vanish_trouble_no_other(serve, leave):
     server = serve()
     insert(server.db, [("x" * 1000, False)] * 5000)
     load = Load()

@@ -8,20 +8,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
-import httpx
 import pytest
 from helpers import TASK, check_error, insert, locked
-from processes import Load, Server, read_trace, tasks_of, traced
-
-Serve = Callable[..., Server]
+from processes import Load, read_trace, tasks_of, traced
 
 
-def test_four_workers_and_64_writers_give_nothing_but_200_and_nobody_starves(serve: Serve) -> None:
+def test_four_workers_and_64_writers_give_nothing_but_200_and_nobody_starves(serve):
     server = serve("--workers", "4")
     load = Load()
     load.spread(server, 16)
@@ -33,7 +28,7 @@ def test_four_workers_and_64_writers_give_nothing_but_200_and_nobody_starves(ser
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_loses_nothing_and_is_replaced(serve: Serve) -> None:
+def test_a_worker_that_is_killed_loses_nothing_and_is_replaced(serve):
     server = serve("--workers", "2")
     load = Load()
     load.spread(server, 8)
@@ -54,7 +49,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_is_replaced(serve: Serve) -> 
 # SQLite 3.7.0 to 3.51.2 may corrupt a file when one process commits while another checkpoints
 
 
-def test_commits_and_checkpoints_of_two_workers_never_overlap(serve: Serve, tmp_path: Path) -> None:
+def test_commits_and_checkpoints_of_two_workers_never_overlap(serve, tmp_path):
     db, trace = tmp_path / "todo.db", tmp_path / "trace"
     delay = ("-s", "0", "-e", "inject=fdatasync:delay_enter=2000")
     server = serve("--workers", "2", db=db, prefix=traced(trace, "pwrite64,fdatasync", *delay))
@@ -77,7 +72,7 @@ def test_commits_and_checkpoints_of_two_workers_never_overlap(serve: Serve, tmp_
 # Others that hold the file
 
 
-def timed(server: Server, method: str, target: str) -> tuple[float, httpx.Response]:
+def timed(server, method, target):
     """How long an answer took, and the answer."""
     started = time.monotonic()
     with server.client() as http:
@@ -86,7 +81,7 @@ def timed(server: Server, method: str, target: str) -> tuple[float, httpx.Respon
 
 
 @pytest.mark.slow
-def test_a_write_gives_up_after_5_s_while_another_program_holds_the_database(serve: Serve) -> None:
+def test_a_write_gives_up_after_5_s_while_another_program_holds_the_database(serve):
     server = serve()
     with ThreadPoolExecutor() as threads, locked(server.db):
         writes = [threads.submit(timed, server, "POST", "/tasks")]
@@ -104,7 +99,7 @@ def test_a_write_gives_up_after_5_s_while_another_program_holds_the_database(ser
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_frozen_in_its_turn_holds_others_up_for_seconds_only(serve: Serve) -> None:
+def test_a_worker_that_is_frozen_in_its_turn_holds_others_up_for_seconds_only(serve):
     server = serve()
     timed(server, "POST", "/tasks")
     with ThreadPoolExecutor() as threads, open(f"{server.db}-lock") as lock:
@@ -130,9 +125,7 @@ def test_a_worker_that_is_frozen_in_its_turn_holds_others_up_for_seconds_only(se
 # Reads
 
 
-def test_short_reads_stay_quick_beside_long_lists_and_searches_that_nobody_reads(
-    serve: Serve,
-) -> None:
+def test_short_reads_stay_quick_beside_long_lists_and_searches_that_nobody_reads(serve):
     server = serve()
     insert(server.db, (("x" * 50, False) for _ in range(100_000)))
     script = "import urllib.request as r, sys\nwhile True: r.urlopen(sys.argv[1]).read()"
