@@ -1,9 +1,7 @@
 """Who may call, and where: the token, CORS, the root path, middleware, and the settings."""
 
-from contextlib import closing
-
 import pytest
-from helpers import METHODS, TASK, Client, check, check_error, check_tagged, fields
+from helpers import METHODS, TASK, check, check_error, check_tagged
 from starlette.middleware.gzip import GZipMiddleware
 
 import todo
@@ -106,12 +104,6 @@ def test_a_star_allows_every_origin(start):
         check(client.get("/info", origin=origin), "starlette", **allowed("*"))
 
 
-def test_without_origins_nothing_is_said_of_them(client):
-    check(client.get("/info", origin="https://a.example"), "starlette")
-    preflight = {"origin": "https://a.example", "access_control_request_method": "PUT"}
-    assert fields(client.options("/info", **preflight)).keys() == {"allow"}
-
-
 # What is refused at start
 
 
@@ -139,17 +131,6 @@ def test_what_browsers_send_is_an_origin(start, origin):
 def test_a_token_that_no_client_could_send_is_refused(start, token):
     with pytest.raises(todo.StartRefused, match=r"^TODO_TOKEN is empty, or"):
         start(TODO_TOKEN=token)
-
-
-# The database
-
-
-@pytest.mark.parametrize("settings", [{}, {"TODO_DB": ""}])
-def test_the_file_is_todo_db_in_the_working_directory(portal, tmp_path, monkeypatch, settings):
-    monkeypatch.chdir(tmp_path)
-    with closing(Client(portal, **settings).open()) as client:
-        client.create()
-    assert (tmp_path / "todo.db").stat().st_size > 0
 
 
 # The root path

@@ -6,6 +6,7 @@ import pytest
 from helpers import (
     BODY_ROUTES,
     BREAD,
+    KEY,
     TASK,
     check,
     check_empty,
@@ -161,7 +162,7 @@ def test_of_many_changes_with_one_tag_exactly_one_wins(workers, method):
 
 
 KEYS = ["a", "A", '"a"', "1", "!", "~", '"', "a" * 255, "8e03978e-40d5-43dd-bc93", "a,b;c=d", "a,"]
-REUSED = entry("idempotency_key_reused", "header idempotency-key", "key")
+REUSED = entry("idempotency_key_reused", KEY, "key")
 SAME = [
     b'{"done":false,"name":"milk"}',
     b'\xef\xbb\xbf{"name":"m\\u0069lk", "done":"OFF","more":1}',

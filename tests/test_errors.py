@@ -164,24 +164,17 @@ def test_a_refused_body_that_stalls_hears_its_refusal_and_no_more(hasty):
 # 422: bodies
 
 MALFORMED = (
-    b"""{ {"a"} {"a":} {"a":1,} {'a':1} [1, "abc "\\x" x 01 +1 .5 1. True {}{} \xef\xbb\xbf """
+    b"""{ {"a"} {"a":} {"a":1,} {'a':1} [1, "abc "\\x" x 01 +1 .5 1. True {}{} \xef\xbb\xbf"""
 )
 NO_WORDS = ["maybe", "", "2", "01", "1.0", " true", "true ", "true\x00", "o\uff4e"]
 NO_STRINGS = [None, True, 0, -1.5, [], {}, ["x"], 10**4000]
 NO_BOOLEANS = [None, [], {}, [True], 0.5, 1e-300, 1e19, 2**63]
 CONSTANTS = ["NaN", "Infinity", "-Infinity"]
-HALVES = [r"\ud800", r"a\udfff b", r"\udc00\ud800"]
 
 
 def with_value(name, type, value, **ctx):
     """A task with a bad value, and the entry for it."""
     return compact({**TASK, name: value}), [entry(type, f"body {name}", value, **ctx)]
-
-
-def with_half(text):
-    """A task of which the name has half a character, which is repeated as `?`."""
-    name = json.loads(f'"{text}"').encode(errors="replace").decode()
-    return b'{"name":"%s","done":0}' % text.encode(), [entry("string_unicode", "body name", name)]
 
 
 def malformed(body):
@@ -203,7 +196,7 @@ FAULTS = [
     *[(it, [entry("missing", "body", None)]) for it in (b"", b" null ", b"\xef\xbb\xbfnull")],
     *[with_value("name", "string_type", it) for it in NO_STRINGS],
     *[with_value("name", "string_too_long", it * 1001, max_length=1000) for it in "x\x00👍"],
-    *[with_half(it) for it in HALVES],
+    (b'{"name":"a\\ud800","done":1}', [entry("string_unicode", "body name", "a?")]),
     *[with_value("done", "bool_parsing", it) for it in [*NO_WORDS, 2, -1, 2.0, 1e10, 2**63 - 1]],
     *[with_value("done", "bool_type", it) for it in NO_BOOLEANS],
     (b'{"done":"maybe","name":5}', TWO_FAULTS),

@@ -3,7 +3,6 @@
 import string
 from typing import Any, ClassVar
 
-import httpx
 import pytest
 from helpers import Client, check, check_error, check_tagged, compact, entry, tag
 from hypothesis import HealthCheck, settings, stateful
@@ -21,9 +20,6 @@ patches = st.fixed_dictionaries({}, optional={"name": names, "done": dones, "id"
 requests = st.tuples(st.just("PUT"), bodies) | st.tuples(st.just("PATCH"), patches)
 requests |= st.sampled_from([("DELETE", b""), ("GET", {})])
 conditions = st.sampled_from(["none", "none", "current", "weak", "old", "star", "list"])
-words = st.sampled_from(["", "m", "MILK", "\x00", "%", "é", "z"])
-options = {"done": st.sampled_from(["true", "false"]), "q": words, "limit": st.integers(1, 4)}
-queries = st.fixed_dictionaries({}, optional={**options, "after": which})
 
 
 class Tasks(RuleBasedStateMachine):
@@ -107,23 +103,6 @@ class Tasks(RuleBasedStateMachine):
         ids = [id for id, task in self.tasks.items() if task["done"] is done]
         check(self.client.delete(f"/tasks?done={done}"), len(ids))
         self.forget(*ids)
-
-    @rule(query=queries)
-    def search(self, query):
-        query = {"q": "", "after": len(self.ids) - 1, **query}
-        after = query["after"] = self.nth(query["after"])
-        wanted = query["q"].translate(LOWER)
-        found = [task for id, task in self.tasks.items() if id > after]
-        found = [task for task in found if wanted in task["name"].translate(LOWER)]
-        if "done" in query:
-            found = [task for task in found if str(task["done"]).lower() == query["done"]]
-        page = found[: query.get("limit")]
-        answer = self.client.get(f"/tasks?{httpx.QueryParams(query)}")
-        links = {}
-        if page != found:
-            link = httpx.QueryParams(query | {"after": page[-1]["id"]})
-            links["link"] = f'</tasks?{link}>; rel="next"'
-        check_tagged(answer, page, **links)
 
     @invariant()
     def same_list(self):

@@ -46,11 +46,6 @@ def test_every_curl_line_prints_what_the_readme_says(serve):
     assert commands == README.count("\n    $ ")
 
 
-def test_the_settings_of_the_readme_are_those_of_the_manual():
-    named = set(re.findall(r"TODO_[A-Z_]+", README))
-    assert named == set(re.findall(r"TODO_[A-Z_]+", (ROOT / "todo.py").read_text()))
-
-
 def test_the_promises_name_tests_that_exist():
     tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
     section = README.partition("# What it promises\n")[2].partition("\n#")[0]

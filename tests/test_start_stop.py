@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -100,12 +100,6 @@ def test_a_missing_file_is_created_and_named_in_one_line_of_the_log(serve, tmp_p
     assert names(tmp_path) == ["new.db", "new.db-lock"]
 
 
-def test_an_old_file_is_migrated_and_keeps_its_tasks(start, old):
-    expected = [{"name": name, "done": done, "id": id} for id, (name, done) in OLD.items()]
-    assert start(TODO_DB=str(old)).tasks() == expected
-    assert applied(old) == MIGRATIONS
-
-
 def test_a_file_of_the_first_version_serves_its_names_beyond_the_limit(start, tmp_path):
     copy_application(tmp_path / "first")
     migration = tmp_path / "first" / "migrations" / "0001-task.sql"
@@ -158,32 +152,24 @@ def test_the_application_may_lie_at_any_path(serve, tmp_path):
     works(serve(db=tmp_path / "new.db", prefix=copy_application(tmp_path / "todo [1] a*b?%41#")))
 
 
-@contextmanager
-def started(serve, db, *workers):
-    """Servers that start at once on one file; at the end they stop, and one file is left."""
-    with ThreadPoolExecutor() as threads:
-        servers = list(threads.map(lambda count: serve("--workers", count, db=db), workers))
-    yield servers
-    with ThreadPoolExecutor() as threads:
-        codes = list(threads.map(Server.stop, servers))
-    assert set(codes) <= set(STOPPED)
-    assert not set(names(db.parent)) & {f"{db.name}-wal", f"{db.name}-shm"}
-    tasks_in(db)
-
-
-@pytest.mark.parametrize("tasks", [{}, pytest.param(OLD, marks=slow)], ids=["new", "old"])
+@pytest.mark.parametrize("tasks", [{}, OLD], ids=["new", "old"])
 def test_several_servers_of_several_workers_start_at_once_on_a_new_file(
     serve, tmp_path, early, tasks
 ):
     db = tmp_path / "todo.db"
     if tasks:
         shutil.copy(early, db)
-    with started(serve, db, "1", "2") as servers:
-        for server, workers in zip(servers, (1, 2), strict=True):
-            works(server)
-            assert tasks_of(server) == tasks
-            assert server.log.count("startup complete") == workers
-            assert "rror" not in server.log
+    with ThreadPoolExecutor() as threads:
+        servers = list(threads.map(lambda count: serve("--workers", str(count), db=db), (1, 2)))
+    for server, workers in zip(servers, (1, 2), strict=True):
+        works(server)
+        assert tasks_of(server) == tasks
+        assert server.log.count("startup complete") == workers
+        assert "rror" not in server.log
+    with ThreadPoolExecutor() as threads:
+        assert set(threads.map(Server.stop, servers)) <= set(STOPPED)
+    assert not {"todo.db-wal", "todo.db-shm"} & set(names(tmp_path))
+    assert tasks_in(db) == tasks
 
 
 WHEN = [("pwrite64", 20), *[pytest.param("pwrite64", n, marks=slow) for n in (1, 2, 5, 10, 30)]]
@@ -335,13 +321,8 @@ def refusal(server):
     return sentence
 
 
-def test_a_refused_start_is_one_line_in_the_log_and_exit_code_3(serve, tmp_path):
-    sentence = f"ERROR:    Can't serve {tmp_path}: it must be a regular file"
-    assert refusal(serve(db=tmp_path)).startswith(sentence)
-
-
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_what_cant_be_written_is_refused_in_a_sentence(serve, empty, tmp_path, what):
+def test_what_cant_be_written_is_refused_in_one_line_and_exit_code_3(serve, empty, tmp_path, what):
     parent = tmp_path / "parent"
     parent.mkdir()
     db = shutil.copy(empty, parent / "todo.db")

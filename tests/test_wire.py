@@ -26,7 +26,7 @@ ROWS = 300_000
 
 @pytest.fixture(scope="module")
 def long(empty, tmp_path_factory):
-    """A server with 300,000 tasks, 40 MB of JSON; its tests may change the last task."""
+    """A server with 300,000 tasks, 40 MB of JSON, which one of its tests changes at the end."""
     db = shutil.copy(empty, tmp_path_factory.mktemp("long"))
     insert(db, ((f"{number:0100}", False) for number in range(ROWS)))
     server = Server(db)
@@ -153,21 +153,15 @@ HEAD = b"POST /tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 MALFORMED = {
     "words": b"hello\r\n\r\n",
-    "bytes in the path": b"GET /tasks/\xff\xfe HTTP/1.1\r\n\r\n",
     "a tunnel": b"CONNECT x:80 HTTP/1.1\r\n\r\n",
-    "an unknown method": b"BREW /tasks HTTP/1.1\r\n\r\n",
-    "a negative length": HEAD + b"Content-Length: -1\r\n\r\n" + BODY,
     "a huge length": HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n" + BODY,
-    "two lengths": HEAD + b"Content-Length: 28\r\nContent-Length: 5\r\n\r\n" + BODY,
     "a length and chunks": CHUNKED[:-2] + b"Content-Length: 5\r\n\r\n" + chunked(BODY),
-    "an unknown encoding": HEAD + b"Transfer-Encoding: gzip\r\n\r\n" + BODY,
     "a body beyond its length": HEAD + b"Content-Length: 5\r\n\r\n" + BODY,
     "a chunk of words": CHUNKED + b"xyz\r\n" + BODY,
 }
 ODD = {
     "a long header": b"GET /info HTTP/1.1\r\nX: " + b"x" * 300_000 + b"\r\n\r\n",
     "an odd host": b"GET /info HTTP/1.1\r\nHost: [::1\r\n\r\n",
-    "no host": b"GET /info HTTP/1.1\r\n\r\n",
     "an upgrade": written("GET", "/info", b"", {"Connection": "Upgrade", "Upgrade": "h2c"}),
 }
 
@@ -204,17 +198,17 @@ def test_head_has_the_headers_of_get_and_no_body(server, path):
 
 
 def test_head_of_a_long_list_reads_no_more_than_its_beginning(long):
-    times = []
+    times = {}
     with Wire(long) as wire:
-        for _ in range(5):
+        for method in ("HEAD", "GET"):
             started = time.perf_counter()
-            head = wire.request("HEAD", "/tasks").head()
-            assert (head.status_code, fields(head)) == (200, {"content-type": "application/json"})
+            head = wire.request(method, "/tasks").head()
+            assert (head.status_code, "etag" in head.headers) == (200, False)
+            if method == "GET":
+                wire.body(head)
             check_alive(wire)  # once all of the answer is sent
-            times.append(time.perf_counter() - started)
-        started = time.perf_counter()
-        wire.send(LIST).answer()
-    assert min(times) < (time.perf_counter() - started) / 20
+            times[method] = time.perf_counter() - started
+    assert times["HEAD"] < times["GET"] / 10
 
 
 def peak(server):
@@ -224,7 +218,7 @@ def peak(server):
 
 
 def test_a_list_is_sent_while_it_is_read_and_memory_stays_flat(long):
-    last, name = f"/tasks/{ROWS}", f"changed at {time.time()}"
+    """What is changed, created or deleted meanwhile may be in it; what stays, is, once."""
     Path(f"/proc/{long.process.pid}/clear_refs").write_text("5")  # forget the most so far
     before = peak(long)
     with ExitStack() as stack:
@@ -232,12 +226,15 @@ def test_a_list_is_sent_while_it_is_read_and_memory_stays_flat(long):
             wire = stack.enter_context(Wire(long))
             head = wire.send(LIST).head()
             assert head.status_code == 200
-        assert ask(long, "PATCH", last, compact({"name": name})).status_code == 200
+        changed = ask(long, "PUT", f"/tasks/{ROWS}", BODY).json()
+        created = ask(long, "POST", "/tasks", BODY).json()
+        check(ask(long, "DELETE", f"/tasks/{ROWS - 1}"), 1)
         tasks = strict(wire.body(head))
         check_alive(wire)
-    assert [task["id"] for task in tasks] == [*range(1, ROWS + 1)]
+        check(ask(long, "DELETE", f"/tasks/{created['id']}"), 1)
     assert tasks[0] == {"name": f"{0:0100}", "done": False, "id": 1}
-    assert tasks[-1] == {"name": name, "done": False, "id": ROWS}
+    assert tasks[-2:] == [changed, created]
+    assert [task["id"] for task in tasks[:-2]] == [*range(1, ROWS - 1)]
     assert peak(long) - before < 10 * MIB  # of 800
 
 

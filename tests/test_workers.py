@@ -1,8 +1,6 @@
 """Any number of workers on one file: no write fails for another, and reads wait for nobody."""
 
 import fcntl
-import os
-import signal
 import socket
 import statistics
 import subprocess
@@ -24,25 +22,6 @@ def test_four_workers_and_64_writers_give_nothing_but_200_and_nobody_starves(ser
     load.stop()
     assert load.statuses.keys() == {200}
     assert max(writer.slowest for writer in load.writers) < 2
-    load.check(server)
-
-
-@pytest.mark.slow
-def test_a_worker_that_is_killed_loses_nothing_and_is_replaced(serve):
-    server = serve("--workers", "2")
-    load = Load()
-    load.spread(server, 8)
-    survivor, killed = server.children()
-    load.wait(answers=10)
-    os.kill(killed, signal.SIGKILL)
-    for orphan in load.writers[8:]:
-        orphan.join(30)
-    while server.log.count("startup complete") < 3:
-        load.wait(answers=1)
-    assert survivor in server.children()
-    assert all(writer.is_alive() for writer in load.writers[:8])
-    load.stop()
-    assert load.statuses.keys() == {200}
     load.check(server)
 
 
