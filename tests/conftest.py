@@ -2,25 +2,23 @@
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import start_blocking_portal
 from helpers import Client
 from processes import Server
 
 
 @pytest.fixture(scope="session")
-def portal() -> Iterator[BlockingPortal]:
+def portal():
     """An event loop in a thread of its own, for all applications in this process."""
     with start_blocking_portal("asyncio") as portal:
         yield portal
 
 
 @pytest.fixture(scope="session")
-def empty(portal: BlockingPortal, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty(portal, tmp_path_factory):
     """A file without tasks; to copy it takes less time than to make one."""
     db = tmp_path_factory.mktemp("empty") / "todo.db"
     Client(portal, TODO_DB=str(db)).open().close()
@@ -28,7 +26,7 @@ def empty(portal: BlockingPortal, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture
-def start(portal: BlockingPortal, empty: Path, tmp_path: Path) -> Iterator[Callable[..., Client]]:
+def start(portal, empty, tmp_path):
     """start(TODO_TOKEN="x") is a client of an application with these settings, stopped at the end.
 
     It has a file of the test's own; a second one on the same file stands for a worker.
@@ -37,7 +35,7 @@ def start(portal: BlockingPortal, empty: Path, tmp_path: Path) -> Iterator[Calla
     shutil.copy(empty, db)
     clients = []
 
-    def start(**settings: str) -> Client:
+    def start(**settings):
         clients.append(Client(portal, **{"TODO_DB": str(db), **settings}).open())
         return clients[-1]
 
@@ -47,9 +45,7 @@ def start(portal: BlockingPortal, empty: Path, tmp_path: Path) -> Iterator[Calla
 
 
 @pytest.fixture(scope="session")
-def shared(
-    portal: BlockingPortal, empty: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Client]:
+def shared(portal, empty, tmp_path_factory):
     db = shutil.copy(empty, tmp_path_factory.mktemp("shared"))
     client = Client(portal, TODO_DB=str(db)).open()
     yield client
@@ -57,7 +53,7 @@ def shared(
 
 
 @pytest.fixture
-def client(shared: Client) -> Client:
+def client(shared):
     """A client of the shared application, without tasks: the first one will have the id 1."""
     with closing(sqlite3.connect(shared.db)) as db, db:
         db.execute("DELETE FROM task")
@@ -66,11 +62,11 @@ def client(shared: Client) -> Client:
 
 
 @pytest.fixture
-def serve(empty: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def serve(empty, tmp_path):
     """serve("--workers", "2", TODO_TOKEN="x") starts a uvicorn on an empty file, or on db=..."""
     servers = []
 
-    def serve(*options: str, db: Path | None = None, **settings: object) -> Server:
+    def serve(*options, db=None, **settings):
         if db is None:
             db = tmp_path / "served.db"
             if not db.exists():
@@ -85,7 +81,7 @@ def serve(empty: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory):
     """One real server for all tests that do not care what else is in its file."""
     server = Server(tmp_path_factory.mktemp("server") / "todo.db")
     yield server

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Mapping
 from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
 import httpx
-from anyio.from_thread import BlockingPortal
 
 import todo
 
@@ -34,7 +32,7 @@ class Client:
     in DEFAULTS. A header is given by its name, with a list for several lines.
     """
 
-    def __init__(self, portal: BlockingPortal, **settings: str) -> None:
+    def __init__(self, portal, **settings):
         self.portal = portal
         self.db = Path(settings.get("TODO_DB") or "todo.db")
         self.application = todo.Application(settings)
@@ -42,23 +40,21 @@ class Client:
         self.state: Mapping[str, Any] = {}
         self.stack = contextlib.ExitStack()
 
-    def open(self) -> Client:
+    def open(self):
         """Start the application; raise todo.StartRefused."""
         lifespan = self.application.router.lifespan_context(self.application)
         self.state = self.stack.enter_context(self.portal.wrap_async_context_manager(lifespan))
         return self
 
-    def close(self) -> None:
+    def close(self):
         self.stack.close()
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope, receive, send):
         """Be the application for one request, as uvicorn calls it."""
         asgi = {"version": "3.0", "spec_version": "2.3"}
         await self.app({**scope, "asgi": asgi, "state": dict(self.state)}, receive, send)
 
-    async def ask(
-        self, method: str, target: str, body: object = None, root_path: str = "", **headers: Any
-    ) -> httpx.Response:
+    async def ask(self, method, target, body=None, root_path="", **headers):
         """The answer to a request; its body may also be an iterator of pieces."""
         if method in DEFAULTS:
             headers = {"content_type": "application/json", **headers}
@@ -76,11 +72,11 @@ class Client:
         await answer.aread()
         return answer
 
-    def begin(self, *args: Any, **named: Any) -> Future[httpx.Response]:
+    def begin(self, *args, **named):
         """Send a request; its answer comes with `result()`."""
         return self.portal.start_task_soon(partial(self.ask, *args, **named))
 
-    def request(self, *args: Any, **named: Any) -> httpx.Response:
+    def request(self, *args, **named):
         return self.begin(*args, **named).result(30)
 
     get = partialmethod(request, "GET")
@@ -91,27 +87,27 @@ class Client:
     delete = partialmethod(request, "DELETE")
     options = partialmethod(request, "OPTIONS")
 
-    def create(self, name: str = "milk", done: bool = False, **headers: Any) -> httpx.Response:
+    def create(self, name="milk", done=False, **headers):
         """A new task's answer, of which the place and the tag are in the headers."""
         answer = self.post("/tasks", {"name": name, "done": done}, **headers)
         assert answer.status_code == 200
         return answer
 
-    def tasks(self) -> list[dict[str, Any]]:
+    def tasks(self):
         """Every task, as the list gives it."""
         tasks: list[dict[str, Any]] = self.get("/tasks").json()
         return tasks
 
 
 @contextlib.contextmanager
-def locked(db: Path) -> Iterator[sqlite3.Connection]:
+def locked(db):
     """Hold SQLite's lock for writes, as another program may."""
     with contextlib.closing(sqlite3.connect(db, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield connection
 
 
-def insert(db: Path, tasks: Iterable[tuple[str, bool]]) -> None:
+def insert(db, tasks):
     """Put tasks into the file, past the server."""
     with contextlib.closing(sqlite3.connect(db)) as connection, connection:
         connection.executemany("INSERT INTO task (name, done) VALUES (?, ?)", tasks)
@@ -120,11 +116,11 @@ def insert(db: Path, tasks: Iterable[tuple[str, bool]]) -> None:
 # JSON
 
 
-def compact(value: object) -> bytes:
+def compact(value):
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-def strict(text: bytes) -> Any:
+def strict(text):
     """The value of compact JSON in UTF-8 without NaN or Infinity."""
     value = json.loads(text.decode())
     assert text == compact(value)
@@ -134,34 +130,34 @@ def strict(text: bytes) -> Any:
 # Whole answers
 
 
-def fields(answer: httpx.Response) -> dict[str, str]:
+def fields(answer):
     """The headers of an answer, but for those that uvicorn adds."""
     return {name: value for name, value in answer.headers.items() if name not in ("date", "server")}
 
 
-def check(answer: httpx.Response, value: object, **headers: str) -> None:
+def check(answer, value, **headers):
     """Check a 200: its value, to the byte, and its headers, of which there are no others."""
     assert (answer.status_code, answer.content) == (200, compact(value))
     expected = {"content-type": "application/json", "content-length": str(len(answer.content))}
     assert fields(answer) == expected | written(headers)
 
 
-def check_tagged(answer: httpx.Response, value: object, **headers: str) -> None:
+def check_tagged(answer, value, **headers):
     """Check a 200 that carries an ETag."""
     check(answer, value, etag=tag(answer), cache_control="no-cache", **headers)
 
 
-def check_empty(answer: httpx.Response, status: int, **headers: str) -> None:
+def check_empty(answer, status, **headers):
     """Check a 204 or a 304, which have no body and say nothing of one."""
     assert (answer.status_code, answer.content) == (status, b"")
     assert fields(answer) == written(headers)
 
 
-def written(headers: dict[str, str]) -> dict[str, str]:
+def written(headers):
     return {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-def tag(answer: httpx.Response) -> str:
+def tag(answer):
     """The ETag of an answer, which is strong and as RFC 9110 wants it."""
     found = answer.headers["etag"]
     assert found[0] == found[-1] == '"'
@@ -184,7 +180,7 @@ BESIDE = {401: {"www-authenticate": "Bearer"}, 412: {"cache-control": "no-cache"
 BESIDE |= {408: {"connection": "close"}, 413: {"connection": "close"}, 503: LATER, 507: LATER}
 
 
-def check_error(answer: httpx.Response, status: int, detail: object = None, **more: str) -> None:
+def check_error(answer, status, detail=None, **more):
     """Check the whole answer of an error: JSON with one member, and no headers but its status's."""
     assert answer.status_code == status, answer.content[:1000]
     body = strict(answer.content)
@@ -216,7 +212,7 @@ TEXTS = {
 }
 
 
-def entry(type: str, loc: str, input: object, **ctx: object) -> dict[str, Any]:
+def entry(type, loc, input, **ctx):
     """An entry of a 422: `entry("string_type", "body name", 5)`."""
     steps = [int(step) if step.isdigit() else step for step in loc.split()]
     found = {"type": type, "loc": steps, "msg": TEXTS[type].format(**ctx), "input": input}

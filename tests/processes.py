@@ -12,12 +12,10 @@ import sys
 import threading
 import time
 from collections import Counter, namedtuple
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -28,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 class Server:
     """uvicorn in a process group of its own, started on `db`; `url` is where it listens."""
 
-    def __init__(self, db: Path, *options: str, prefix: tuple[str, ...] = (), **env: str) -> None:
+    def __init__(self, db, *options, prefix=(), **env):
         self.db, self.url, self.lines = db, "", []
         workers = int(options[options.index("--workers") + 1]) if "--workers" in options else 1
         uvicorn = ["uvicorn", "todo:app", "--port", "0", "--no-access-log", *options]
@@ -49,30 +47,30 @@ class Server:
                     break
 
     @property
-    def log(self) -> str:
+    def log(self):
         return "".join(self.lines)
 
-    def client(self) -> httpx.Client:
+    def client(self):
         return httpx.Client(base_url=self.url, timeout=30, verify=False)
 
-    def children(self) -> list[int]:
+    def children(self):
         """The processes of the workers."""
         pid = self.process.pid
         pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids}
         return [int(pid) for pid in pids if b"spawn_main" in commands[pid]]
 
-    def stop(self, sig: int = signal.SIGTERM) -> int:
+    def stop(self, sig=signal.SIGTERM):
         """Send the signal to the server and return its exit code once it has ended."""
         self.process.send_signal(sig)
         return self.wait()
 
-    def kill(self) -> int:
+    def kill(self):
         """kill -9 the whole tree at once."""
         os.killpg(self.process.pid, signal.SIGKILL)
         return self.wait()
 
-    def wait(self) -> int:
+    def wait(self):
         code = self.process.wait(30)
         self.rest.result(30)
         self.process.stderr.close()
@@ -91,7 +89,7 @@ class Writer(threading.Thread):
     `ledger` is what the answers promised, `doubt` what a request without an answer would do.
     """
 
-    def __init__(self, load: "Load", server: Server) -> None:
+    def __init__(self, load, server):
         super().__init__(daemon=True)
         self.load, self.number = load, len(load.writers)
         self.connection = HTTPConnection(*server.address, timeout=30)
@@ -101,18 +99,18 @@ class Writer(threading.Thread):
         self.send("GET", "/info")  # which worker this client talks to is settled now
         load.writers.append(self)
 
-    def send(self, method: str, path: str, task: Task | None = None) -> tuple[int, Any]:
+    def send(self, method, path, task=None):
         body = task and json.dumps({"name": task[0], "done": task[1]})
         self.connection.request(method, path, body, {"content-type": "application/json"})
         answer = self.connection.getresponse()
         return answer.status, json.loads(answer.read())
 
-    def run(self) -> None:
+    def run(self):
         with closing(self.connection), suppress(OSError, HTTPException):
             while not self.load.is_enough and self.statuses.keys() <= {200}:
                 self.write()
 
-    def write(self) -> None:
+    def write(self):
         """Send one write, and note what became of it."""
         filling = "🦆" * random.randrange(self.load.size)  # 4 bytes each: pages fill soon
         task = f"{self.number} {self.statuses.total()} {filling}", False
@@ -129,11 +127,11 @@ class Writer(threading.Thread):
             self.ledger, self.doubt = self.after(id or answer["id"], task), (0, None)
         self.statuses[status] += 1
 
-    def after(self, id: int, task: Task | None) -> Tasks:
+    def after(self, id, task):
         """The ledger once the task with this id has become `task`, or is deleted (None)."""
         return {key: value for key, value in {**self.ledger, id: task}.items() if value}
 
-    def expected(self, tasks: Tasks) -> Tasks:
+    def expected(self, tasks):
         """The ledger, with what was in doubt if these tasks show that it has happened."""
         id, task = self.doubt
         id = id or next((id for id in tasks if tasks[id] == task), 0)
@@ -143,16 +141,16 @@ class Writer(threading.Thread):
 class Load:
     """Many writers at once; their names have up to `size` characters and a few."""
 
-    def __init__(self, size: int = 50, creates: float = 0.6) -> None:
+    def __init__(self, size=50, creates=0.6):
         self.size, self.creates, self.is_enough = size, creates, False
         self.writers: list[Writer] = []
 
-    def start(self, server: Server, count: int) -> None:
+    def start(self, server, count):
         self.is_enough = False
         for writer in [Writer(self, server) for _ in range(count)]:
             writer.start()
 
-    def spread(self, server: Server, each: int) -> None:
+    def spread(self, server, each):
         """Start so many writers on each worker: the kernel would give most of them to the same."""
         workers = server.children()
         for worker in workers:
@@ -166,7 +164,7 @@ class Load:
         for writer in self.writers:  # not before: a worker may be stopped in its turn to write
             writer.start()
 
-    def wait(self, answers: int) -> None:
+    def wait(self, answers):
         """Wait until each writer that still runs, if any, has had so many more answers."""
         assert any(writer.is_alive() for writer in self.writers), self.statuses
         goals = [(writer, writer.statuses.total() + answers) for writer in self.writers]
@@ -174,20 +172,20 @@ class Load:
             while writer.is_alive() and writer.statuses.total() < goal:
                 writer.join(0.005)
 
-    def stop(self) -> None:
+    def stop(self):
         self.is_enough = True
         for writer in self.writers:
             writer.join(60)
 
     @property
-    def statuses(self) -> Counter[int]:
+    def statuses(self):
         return sum((writer.statuses for writer in self.writers), Counter())
 
     @property
-    def ledger(self) -> Tasks:
+    def ledger(self):
         return {id: task for writer in self.writers for id, task in writer.ledger.items()}
 
-    def check(self, server: Server) -> None:
+    def check(self, server):
         """All that was acknowledged is there; what is in doubt is there whole or not at all."""
         tasks = tasks_of(server)
         expected = [writer.expected(tasks).items() for writer in self.writers]
@@ -195,12 +193,12 @@ class Load:
         assert tasks == tasks_in(server.db)
 
 
-def tasks_of(server: Server) -> Tasks:
+def tasks_of(server):
     with server.client() as http:
         return {task["id"]: (task["name"], task["done"]) for task in http.get("/tasks").json()}
 
 
-def tasks_in(db: Path) -> Tasks:
+def tasks_in(db):
     """The tasks in a file, which is sound."""
     with closing(sqlite3.connect(db)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -211,21 +209,21 @@ def tasks_in(db: Path) -> Tasks:
 # strace
 
 
-def strace() -> str:
+def strace():
     """Skips the test where it is missing or may not trace."""
     if subprocess.run("strace -o /dev/null true", shell=True, capture_output=True).returncode:
         pytest.skip("strace is not installed, or may not trace here")
     return "strace"
 
 
-def traced(trace: Path, calls: str, *options: str) -> tuple[str, ...]:
+def traced(trace, calls, *options):
     """What to start a server with (`prefix`), so that its system calls go to this file."""
     fixed = f"-D -f --seccomp-bpf -y -xx -e signal=none -e trace={calls} -o"
     return (strace(), *options, *fixed.split(), str(trace))
 
 
 @contextmanager
-def tampered(server: Server, injection: str) -> Iterator[None]:
+def tampered(server, injection):
     """Make some system calls of a running server slow, or fail."""
     pids = ",".join(str(pid) for pid in [server.process.pid, *server.children()])
     command = [strace(), "-f", "-o", os.devnull, "-e", f"inject={injection}", "-p", pids]
@@ -243,7 +241,7 @@ def tampered(server: Server, injection: str) -> Iterator[None]:
 Call = namedtuple("Call", "thread name path offset data")  # a system call on a file or a socket
 
 
-def read_trace(trace: Path) -> Iterator[Call]:
+def read_trace(trace):
     """The calls of a trace in their order: a write when it begins, a sync when it has ended."""
     begun = {}  # by each thread
     for line in trace.read_text().splitlines():
@@ -258,5 +256,5 @@ def read_trace(trace: Path) -> Iterator[Call]:
             yield Call(thread, call[1], path, int(offset[1]) if offset else 0, data)
 
 
-def unhex(text: str) -> bytes:
+def unhex(text):
     return bytes.fromhex(text.replace("\\x", ""))

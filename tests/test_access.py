@@ -13,6 +13,14 @@ GUARDED = [path for path in METHODS if path not in OPEN]
 GUARDED += ["/nothing", "/healthz/", "/docs/", "/healthz%0A", "/docs/x", "//docs", "/%2Fdocs"]
 BAD = ["", "Bearer", "Bearer ", "Bearer wrong", "Basic secret", "secret", "Bearer secret-"]
 BAD += ["Bearer Secret", "Bearersecret", "Bearer secret, Bearer secret", "Bearer secre", "é secret"]
+OTHERS = ["https://b.example", "https://a.example.evil", "http://a.example", "null", "*", ""]
+OTHERS += ["https://a.example:8443", "https://A.EXAMPLE", "https://a.example/", "a.example"]
+ORIGINS = "https://a.example, http://localhost:3000"
+PORTS = [":443", ":0", ":65536", ":", ":x"]
+NO_ORIGINS = [f"https://a.example{it}" for it in [*PORTS, "/", "#"]]
+NO_ORIGINS += ["localhost:3000", "https://A.example", "HTTPS://a.example", "http://a.example:80"]
+MORE = ["http://a.example:443", "https://a.example:80", "http://[::1]:3000", "moz-extension://1-2"]
+MORE += ["http://127.0.0.1", "https://xn--bcher-kva.example", "https://a.example:65535"]
 
 
 @pytest.fixture
@@ -50,10 +58,6 @@ def test_a_token_is_any_text_and_the_scheme_in_any_case(start, token):
 
 
 # CORS
-
-OTHERS = ["https://b.example", "https://a.example.evil", "http://a.example", "null", "*", ""]
-OTHERS += ["https://a.example:8443", "https://A.EXAMPLE", "https://a.example/", "a.example"]
-ORIGINS = "https://a.example, http://localhost:3000"
 
 
 def allowed(origin):
@@ -104,16 +108,6 @@ def test_a_star_allows_every_origin(start):
         check(client.get("/info", origin=origin), "starlette", **allowed("*"))
 
 
-# What is refused at start
-
-
-PORTS = [":443", ":0", ":65536", ":", ":x"]
-NO_ORIGINS = [f"https://a.example{it}" for it in [*PORTS, "/", "#"]]
-NO_ORIGINS += ["localhost:3000", "https://A.example", "HTTPS://a.example", "http://a.example:80"]
-MORE = ["http://a.example:443", "https://a.example:80", "http://[::1]:3000", "moz-extension://1-2"]
-MORE += ["http://127.0.0.1", "https://xn--bcher-kva.example", "https://a.example:65535"]
-
-
 @pytest.mark.parametrize("origin", NO_ORIGINS)
 def test_what_is_no_origin_is_refused(start, origin):
     with pytest.raises(todo.StartRefused, match=r"^TODO_CORS_ORIGINS: .*is no origin") as refused:
@@ -133,9 +127,6 @@ def test_a_token_that_no_client_could_send_is_refused(start, token):
         start(TODO_TOKEN=token)
 
 
-# The root path
-
-
 def test_everything_works_below_a_root_path(guarded):
     below = {"root_path": "/api", "authorization": "Bearer secret"}
     task = guarded.post("/api/tasks", **below)
@@ -149,9 +140,6 @@ def test_everything_works_below_a_root_path(guarded):
         assert guarded.get(f"/api{path}", root_path="/api").status_code == status
     check_error(guarded.get("/api/nothing", **below), 404, "Not Found")
     check(guarded.get("/api/", **below), "Hello, world!")
-
-
-# Middleware
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

@@ -18,6 +18,18 @@ from helpers import (
 )
 
 CHANGES = pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+KNOWN = ["{tag}", "W/{tag}", "*", '"a", {tag}', '{tag},"a"', '"a",W/{tag} , "b"', 'W/"a",\t{tag}']
+UNKNOWN = ["", '"a"', 'W/"a"', '"*"', "{bare}", '"a", "b"', '"{bare}x"', '"x{bare}"', "a"]
+HOLDS = ["{tag}", "*", '"a", {tag}', '{tag},"a"', 'W/"a", {tag}', "{tag} , W/{tag}", "{tag}\t"]
+FAILS = ["", "W/{tag}", "w/{tag}", "W/ {tag}", '"a"', 'W/"a", W/{tag}', '"*"', "{bare}", '"a"{tag}']
+FAILS += ['"{bare}x"', '"x{bare}"', "a", '"a" {tag}', "{tag}x", "{tag};q=1", '"a", *']
+KEYS = ["a", "A", '"a"', "1", "!", "~", '"', "a" * 255, "8e03978e-40d5-43dd-bc93", "a,b;c=d", "a,"]
+REUSED = entry("idempotency_key_reused", KEY, "key")
+SAME = [
+    b'{"done":false,"name":"milk"}',
+    b'\xef\xbb\xbf{"name":"m\\u0069lk", "done":"OFF","more":1}',
+]
+OTHERS = [BREAD, {**TASK, "done": 1}, {**TASK, "name": "Milk"}, {**TASK, "name": "milk\x00"}]
 
 
 def at_once(clients, *requests, **headers):
@@ -72,10 +84,6 @@ def test_the_tag_of_a_list_changes_with_it(client):
 # If-None-Match
 
 
-KNOWN = ["{tag}", "W/{tag}", "*", '"a", {tag}', '{tag},"a"', '"a",W/{tag} , "b"', 'W/"a",\t{tag}']
-UNKNOWN = ["", '"a"', 'W/"a"', '"*"', "{bare}", '"a", "b"', '"{bare}x"', '"x{bare}"', "a"]
-
-
 @pytest.mark.parametrize("values", [*KNOWN, *UNKNOWN])
 def test_304_if_the_client_has_it(client, values):
     task = client.create()
@@ -104,11 +112,6 @@ def test_if_none_match_is_for_a_read_of_what_exists(client):
 
 
 # If-Match
-
-
-HOLDS = ["{tag}", "*", '"a", {tag}', '{tag},"a"', 'W/"a", {tag}', "{tag} , W/{tag}", "{tag}\t"]
-FAILS = ["", "W/{tag}", "w/{tag}", "W/ {tag}", '"a"', 'W/"a", W/{tag}', '"*"', "{bare}", '"a"{tag}']
-FAILS += ['"{bare}x"', '"x{bare}"', "a", '"a" {tag}', "{tag}x", "{tag};q=1", '"a", *']
 
 
 @CHANGES
@@ -159,15 +162,6 @@ def test_of_many_changes_with_one_tag_exactly_one_wins(workers, method):
 
 
 # Idempotency-Key
-
-
-KEYS = ["a", "A", '"a"', "1", "!", "~", '"', "a" * 255, "8e03978e-40d5-43dd-bc93", "a,b;c=d", "a,"]
-REUSED = entry("idempotency_key_reused", KEY, "key")
-SAME = [
-    b'{"done":false,"name":"milk"}',
-    b'\xef\xbb\xbf{"name":"m\\u0069lk", "done":"OFF","more":1}',
-]
-OTHERS = [BREAD, {**TASK, "done": 1}, {**TASK, "name": "Milk"}, {**TASK, "name": "milk\x00"}]
 
 
 def test_a_key_is_compared_as_it_is_sent_and_creates_one_task(client):

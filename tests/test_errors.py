@@ -1,7 +1,7 @@
 """Every error: what causes it, and its whole answer; then the order in which they come.
 
-`check_error` in helpers.py is the contract of an error. What only a real connection shows is in
-test_wire.py, and a disk that is full in test_crash.py.
+`check_error` in helpers.py is the contract of an error. For 304 and 412 see test_conditions.py, for
+401 test_access.py, for a full disk test_crash.py, for real connections test_wire.py.
 """
 
 import asyncio
@@ -17,6 +17,56 @@ import pytest
 from helpers import BODY_ROUTES, BREAD, MIB, TASK, check, check_error, compact, entry
 
 import todo
+
+TASK_WITH = '{"name":"x","done":true,"more":%s}'
+UNREADABLE = [
+    *[b"\xff", b"1e999", b'{"name":1e999}', b'{"name":"x","done":[-1e999]}', b"[" * 100_000],
+    *[b'{"name":"%s"}' % it for it in (b"\xff", b"\xed\xa0\x80", b"\xc0\x80")],
+    *[(TASK_WITH % '"é"').encode(it) for it in ("utf-16", "utf-16-le", "latin-1")],
+    *[(TASK_WITH % it).encode() for it in ("1" * 4301, "[" * 10_000 + "]" * 10_000)],
+]
+PATHS = "/nothing /Tasks /tasks.json /tasks/1/ /tasks/1/x /tasks// //tasks // /info/ /docs/ /%0A"
+PATHS += " /openapiXjson /info%0A /tasks%0A /tasks/%0A /tasks/1%0A /tasks%2F1%2F2 /tasks%3Fdone=on"
+IDS = "0 01 +1 -1 1.0 1e0 0x1 1_0 %201 1%20 %0A1 x 1%00 1x %EF%BC%91 %D9%A1 null true * %FF 1;2 2"
+LONG_IDS = [str(2**63 - 1), str(2**64 + 1), "9" * 5000, "0" * 5000 + "1"]
+LARGEST = compact(TASK).ljust(MIB)
+TYPES = "text/plain text/json json application/jsonx application/json+x application/x/y+json"
+TYPES += " application/x-www-form-urlencoded text/plain;application/json text/x,application/json"
+REFUSED = [("/tasks", 413, {}), ("/tasks", 415, {"content_type": "x"}), ("/none", 404, {})]
+REFUSED += [("/info", 405, {}), ("/tasks", 401, {"authorization": "Bearer x"})]
+MALFORMED = (
+    b"""{ {"a"} {"a":} {"a":1,} {'a':1} [1, "abc "\\x" x 01 +1 .5 1. True {}{} \xef\xbb\xbf"""
+)
+NO_WORDS = ["maybe", "", "2", "01", "1.0", " true", "true ", "true\x00", "o\uff4e"]
+NO_STRINGS = [None, True, 0, -1.5, [], {}, ["x"], 10**4000]
+NO_BOOLEANS = [None, [], {}, [True], 0.5, 1e-300, 1e19, 2**63]
+CONSTANTS = ["NaN", "Infinity", "-Infinity"]
+TWO_FAULTS = [entry("string_type", "body name", 5), entry("bool_parsing", "body done", "maybe")]
+NO_DIGITS = ["", "x", "1.5", "-1", "%2B1", "1_0", "1%00", "1%0A", "%D9%A1", "%C2%B2", "1" * 4301]
+BOTH = [entry("bool_parsing", "query done", "z"), entry("int_parsing", "query after", "y")]
+NO_DONE = entry("bool_parsing", "query done", "all")
+EXTRA = entry("extra_forbidden", "query done", "true")
+DELETIONS = [
+    ("", [entry("missing", "query done", None)]),
+    ("?Done=true", [entry("missing", "query done", None)]),
+    ("?done=all", [NO_DONE]),
+    ("?done=all&q=", [entry("extra_forbidden", "query q", ""), NO_DONE]),
+    ("?limit=1&done=true", [EXTRA]),
+    ("?done=false&done=true", [EXTRA]),
+]
+WRITES = [*BODY_ROUTES, ("DELETE", "/tasks/1"), ("DELETE", "/tasks?done=false")]
+ORDER = [  # a request with every fault, and each mended in its turn
+    (401, {"authorization": "Bearer x"}),
+    (404, {"path": "/nothing"}),
+    (405, {"path": "/info"}),
+    (415, {"content_type": "text/plain"}),
+    (413, {"content_length": str(2**30)}),
+    (408, {"is_cut": True}),
+    (400, {"body": b'{"name":5,"\xff":1}'}),
+    (422, {"body": b'{"name":5,"done":true}'}),
+    (404, {"path": "/tasks/2"}),
+    (412, {"if_match": '"x"'}),
+]
 
 
 def short(value):
@@ -37,19 +87,6 @@ async def stalled(sent):
     await asyncio.Event().wait()
 
 
-# 304: test_conditions.py; 401: test_access.py
-
-# 400
-
-TASK_WITH = '{"name":"x","done":true,"more":%s}'
-UNREADABLE = [
-    *[b"\xff", b"1e999", b'{"name":1e999}', b'{"name":"x","done":[-1e999]}', b"[" * 100_000],
-    *[b'{"name":"%s"}' % it for it in (b"\xff", b"\xed\xa0\x80", b"\xc0\x80")],
-    *[(TASK_WITH % '"é"').encode(it) for it in ("utf-16", "utf-16-le", "latin-1")],
-    *[(TASK_WITH % it).encode() for it in ("1" * 4301, "[" * 10_000 + "]" * 10_000)],
-]
-
-
 @pytest.mark.parametrize("body", UNREADABLE, ids=short)
 def test_400_if_the_body_cannot_be_read(client, body):
     for method, path in BODY_ROUTES:
@@ -62,22 +99,12 @@ def test_nesting_of_any_depth_is_a_clear_answer(client):
         assert client.post("/tasks", b'{"name":%s}' % deep).status_code in (422, 400)
 
 
-# 404
-
-PATHS = "/nothing /Tasks /tasks.json /tasks/1/ /tasks/1/x /tasks// //tasks // /info/ /docs/ /%0A"
-PATHS += " /openapiXjson /info%0A /tasks%0A /tasks/%0A /tasks/1%0A /tasks%2F1%2F2 /tasks%3Fdone=on"
-
-
 @pytest.mark.parametrize("path", PATHS.split())
 def test_404_for_an_unknown_path_whatever_the_method(client, path):
     client.create(done=True)
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
         check_error(client.request(method, path), 404, "Not Found")
     assert len(client.tasks()) == 1
-
-
-IDS = "0 01 +1 -1 1.0 1e0 0x1 1_0 %201 1%20 %0A1 x 1%00 1x %EF%BC%91 %D9%A1 null true * %FF 1;2 2"
-LONG_IDS = [str(2**63 - 1), str(2**64 + 1), "9" * 5000, "0" * 5000 + "1"]
 
 
 @pytest.mark.parametrize("id", [*IDS.split(), *LONG_IDS], ids=short)
@@ -89,9 +116,6 @@ def test_404_for_an_id_that_no_task_has(client, id):
     assert client.tasks() == [task.json()]
 
 
-# 405
-
-
 @pytest.mark.parametrize(("path", "methods"), helpers.METHODS.items())
 def test_405_and_options_name_every_method(client, path, methods):
     options = client.options(path)
@@ -100,11 +124,6 @@ def test_405_and_options_name_every_method(client, path, methods):
     assert sorted(allow.split(", ")) == sorted(methods.split())
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE"} - {*methods.split()}:
         check_error(client.request(method, path), 405, allow=allow)
-
-
-# 408, 413, 415
-
-LARGEST = compact(TASK).ljust(MIB)
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"name":', b"\xff", b"{} "], ids=short)
@@ -122,19 +141,11 @@ def test_413_if_the_body_is_larger_than_1_mib(client, size):
     assert client.post("/tasks", LARGEST).status_code == 200
 
 
-TYPES = "text/plain text/json json application/jsonx application/json+x application/x/y+json"
-TYPES += " application/x-www-form-urlencoded text/plain;application/json text/x,application/json"
-
-
 @pytest.mark.parametrize("content_type", [*TYPES.split(), "", []], ids=short)
 def test_415_if_it_is_not_sent_as_json(client, content_type):
     for (method, path), body in product(BODY_ROUTES, (TASK, b"")):
         check_error(client.request(method, path, body, content_type=content_type), 415)
     assert client.tasks() == []
-
-
-REFUSED = [("/tasks", 413, {}), ("/tasks", 415, {"content_type": "x"}), ("/none", 404, {})]
-REFUSED += [("/info", 405, {}), ("/tasks", 401, {"authorization": "Bearer x"})]
 
 
 @pytest.mark.parametrize(("path", "status", "headers"), REFUSED)
@@ -161,17 +172,6 @@ def test_a_refused_body_that_stalls_hears_its_refusal_and_no_more(hasty):
     check_error(hasty.post("/nowhere", stalled(b"{")), 404, "Not Found", connection="close")
 
 
-# 422: bodies
-
-MALFORMED = (
-    b"""{ {"a"} {"a":} {"a":1,} {'a':1} [1, "abc "\\x" x 01 +1 .5 1. True {}{} \xef\xbb\xbf"""
-)
-NO_WORDS = ["maybe", "", "2", "01", "1.0", " true", "true ", "true\x00", "o\uff4e"]
-NO_STRINGS = [None, True, 0, -1.5, [], {}, ["x"], 10**4000]
-NO_BOOLEANS = [None, [], {}, [True], 0.5, 1e-300, 1e19, 2**63]
-CONSTANTS = ["NaN", "Infinity", "-Infinity"]
-
-
 def with_value(name, type, value, **ctx):
     """A task with a bad value, and the entry for it."""
     return compact({**TASK, name: value}), [entry(type, f"body {name}", value, **ctx)]
@@ -188,7 +188,6 @@ def no_json(loc, error):
     return entry("json_invalid", loc, {}, error=error)
 
 
-TWO_FAULTS = [entry("string_type", "body name", 5), entry("bool_parsing", "body done", "maybe")]
 FAULTS = [
     *[malformed(body) for body in [b" ", b'"\n"', b'"\x01"', *MALFORMED.split()]],
     *[(it.encode(), [no_json("body 0", f"{it} is not JSON")]) for it in CONSTANTS],
@@ -219,9 +218,6 @@ def test_422_for_each_member_that_is_missing(client, body):
     check_error(client.put("/tasks/1", body), 422, errors)
 
 
-# 422: headers and parameters
-
-
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "é", "a\tb"], ids=short)
 def test_422_lists_a_bad_idempotency_key_first(client, key):
     sent, pattern = key.encode().decode("latin-1"), "^[!-~]{1,255}$"
@@ -236,8 +232,6 @@ def bad(type, name, text, **ctx):
     return f"{name}={text}", [entry(type, f"query {name}", unquote_plus(text), **ctx)]
 
 
-NO_DIGITS = ["", "x", "1.5", "-1", "%2B1", "1_0", "1%00", "1%0A", "%D9%A1", "%C2%B2", "1" * 4301]
-BOTH = [entry("bool_parsing", "query done", "z"), entry("int_parsing", "query after", "y")]
 PARAMETERS = [
     *[bad("bool_parsing", "done", text) for text in ("", "2", "+true", "1.0")],
     *[bad("int_parsing", name, text) for text in NO_DIGITS for name in ("limit", "after")],
@@ -255,27 +249,12 @@ def test_422_for_a_bad_parameter_of_the_list(client, query, errors):
         check_error(client.get(f"{path}?{query}"), 422, errors)
 
 
-NO_DONE = entry("bool_parsing", "query done", "all")
-EXTRA = entry("extra_forbidden", "query done", "true")
-DELETIONS = [
-    ("", [entry("missing", "query done", None)]),
-    ("?Done=true", [entry("missing", "query done", None)]),
-    ("?done=all", [NO_DONE]),
-    ("?done=all&q=", [entry("extra_forbidden", "query q", ""), NO_DONE]),
-    ("?limit=1&done=true", [EXTRA]),
-    ("?done=false&done=true", [EXTRA]),
-]
-
-
 @pytest.mark.parametrize(("query", "errors"), DELETIONS)
 def test_422_rather_than_delete_too_many(client, query, errors):
     client.create(done=True)
     for path in ("/tasks", "/tasks/"):
         check_error(client.delete(path + query), 422, errors)
     assert len(client.tasks()) == 1
-
-
-# 500
 
 
 def test_500_and_a_traceback_in_the_log_for_a_defect(client, monkeypatch, caplog):
@@ -288,11 +267,6 @@ def test_500_and_a_traceback_in_the_log_for_a_defect(client, monkeypatch, caplog
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert 'LookupError("a defect")' in caplog.text
     check(client.get("/info"), "starlette")
-
-
-# 503, 507
-
-WRITES = [*BODY_ROUTES, ("DELETE", "/tasks/1"), ("DELETE", "/tasks?done=false")]
 
 
 def one_line(caplog):
@@ -335,22 +309,6 @@ def test_507_while_there_is_no_room(client, caplog):
         assert client.put("/tasks/1", BREAD).status_code == 200
         db.execute("UPDATE sqlite_sequence SET seq = 1")
     assert client.create().json()["id"] == 2
-
-
-# The order of refusals
-
-ORDER = [  # a request with every fault, and each mended in its turn
-    (401, {"authorization": "Bearer x"}),
-    (404, {"path": "/nothing"}),
-    (405, {"path": "/info"}),
-    (415, {"content_type": "text/plain"}),
-    (413, {"content_length": str(2**30)}),
-    (408, {"is_cut": True}),
-    (400, {"body": b'{"name":5,"\xff":1}'}),
-    (422, {"body": b'{"name":5,"done":true}'}),
-    (404, {"path": "/tasks/2"}),
-    (412, {"if_match": '"x"'}),
-]
 
 
 @pytest.mark.usefixtures("hasty")

@@ -17,6 +17,22 @@ LONG = 2_000  # tasks of the long list, which is read in several pieces
 NAMES = ["milk", "MILK", "Milk & more=100%", "", "100_percent", "a\x00b", "A\x00B", "Äpfel"]
 NAMES += ["äpfel", "\u017fKI", "ski", "+ +"]
 TEXTS = ["", "mILk", "& more=", "%", "\x00b", "Ä", "SKI", "+ +", "m.lk"]
+QUERIES_OF_PAGES = [
+    "limit=1&q=a%26b%3Dc%25d%2Be+f",
+    "q=%00&limit=2&x=%C3%A9%26&=",
+    "done=on&limit=1&q=",
+]
+QUERIES_OF_PAGES += ["q=%C3%A9%23%3F%3B%2F%3C%3E%22%27%5C%2C%F0%9F%91%8D&limit=2&done=YES"]
+RARE = [*range(100, LONG + 1, 100)]
+COMMON = [id for id in range(1, LONG + 1) if id not in RARE]
+QUERIES = {"q=rare": RARE, "done=true": RARE, "q=RARE&done=1": RARE, "q=rare&after=99": RARE}
+QUERIES |= {"q=%C3%A91&done=false": [id for id in COMMON if str(id)[0] == "1"], "done=no": COMMON}
+QUERIES |= {"q=nowhere": [], "after=2000": [], f"after={2**63 - 1}": []}
+BY_ID = "SEARCH task USING INTEGER PRIMARY KEY (rowid=?)"
+PLANS = dict.fromkeys(["get_task", "replace_task", "update_task", "delete_task"], BY_ID)
+PLANS["delete_tasks"] = "SEARCH task USING INDEX task_done (done=?)"
+PLANS["list_tasks"] = "SEARCH task USING INTEGER PRIMARY KEY (rowid>?)"
+PLANS["list_tasks_by_done"] = "SEARCH task USING INDEX task_done (done=? AND rowid>?)"
 
 
 def next_page(answer):
@@ -77,14 +93,6 @@ def test_unknown_parameters_are_ignored(client, query):
 # Pages
 
 
-QUERIES_OF_PAGES = [
-    "limit=1&q=a%26b%3Dc%25d%2Be+f",
-    "q=%00&limit=2&x=%C3%A9%26&=",
-    "done=on&limit=1&q=",
-]
-QUERIES_OF_PAGES += ["q=%C3%A9%23%3F%3B%2F%3C%3E%22%27%5C%2C%F0%9F%91%8D&limit=2&done=YES"]
-
-
 @pytest.mark.parametrize("query", QUERIES_OF_PAGES)
 def test_a_link_keeps_every_other_parameter(client, query):
     insert(client.db, [("a&b=c%d+e f é#?;/<>\"'\\,👍 \x00", True)] * 5)
@@ -103,13 +111,6 @@ def test_a_page_has_a_link_only_while_more_remain(client, path):
     link = '</tasks?limit=2&after=3>; rel="next"'
     check_tagged(client.get(f"{path}?limit=2&after=1"), tasks[1:3], link=link)
     assert client.head(f"{path}?limit=2&after=1").headers["link"] == link
-
-
-RARE = [*range(100, LONG + 1, 100)]
-COMMON = [id for id in range(1, LONG + 1) if id not in RARE]
-QUERIES = {"q=rare": RARE, "done=true": RARE, "q=RARE&done=1": RARE, "q=rare&after=99": RARE}
-QUERIES |= {"q=%C3%A91&done=false": [id for id in COMMON if str(id)[0] == "1"], "done=no": COMMON}
-QUERIES |= {"q=nowhere": [], "after=2000": []}
 
 
 @pytest.mark.parametrize(("query", "ids"), QUERIES.items(), ids=QUERIES)
@@ -165,16 +166,6 @@ def test_others_are_answered_while_a_long_list_is_read(slow, query):
     check(slow.get("/info"), "starlette")
     assert not reading.done()
     assert reading.result(10).status_code == 200
-
-
-# How SQLite reads
-
-
-BY_ID = "SEARCH task USING INTEGER PRIMARY KEY (rowid=?)"
-PLANS = dict.fromkeys(["get_task", "replace_task", "update_task", "delete_task"], BY_ID)
-PLANS["delete_tasks"] = "SEARCH task USING INDEX task_done (done=?)"
-PLANS["list_tasks"] = "SEARCH task USING INTEGER PRIMARY KEY (rowid>?)"
-PLANS["list_tasks_by_done"] = "SEARCH task USING INDEX task_done (done=? AND rowid>?)"
 
 
 @pytest.mark.parametrize(("statement", "expected"), PLANS.items())

@@ -26,6 +26,29 @@ MIGRATIONS = sorted(
     file.stem for file in ROOT.glob("migrations/*.sql") if not file.stem.endswith(".rollback")
 )
 OLD = {id: (f"old {id}", id % 2 == 1) for id in range(1, 1001)}
+PATHS = ["a b?mode=memory&x.db", "100%41#;'ü\".db", ":memory:", "a[1]*", "\udcff"]
+WHEN = [("pwrite64", 20), *[pytest.param("pwrite64", n, marks=slow) for n in (1, 2, 5, 10, 30)]]
+WHEN += [pytest.param("fdatasync", n, marks=slow) for n in (1, 2, 4)]
+AS_NOBODY = ["env", *[f"-u{name}" for name in ("LOGNAME", "USER", "LNAME", "USERNAME")]]
+AS_NOBODY += ["setpriv", "--reuid=12345", "--clear-groups"]
+AS_NOBODY += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]  # it may read all
+AS_SOMEBODY = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
+# What a shell makes beside a database named empty.db, and why it is refused.
+UNFIT = {
+    "yes 'a diary, no database' | head -c 9000 >todo.db": "file is not a database",
+    "mkdir todo.db": "must be a regular file",
+    "mkfifo todo.db": "must be a regular file",
+    "ln -s /dev/null todo.db": "must be a regular file",
+    "ln -s todo.db todo.db": "unable to open database file",
+    "mv empty.db todo.db; ln todo.db other.db": "hard links",
+    "rm empty.db; rmdir $PWD": "No such file or directory",
+    "mv empty.db todo.db; yes | dd of=todo.db bs=4k seek=1 count=1 conv=notrunc": "malformed",
+}
+# What another program makes of a database, and why it is refused.
+STRANGE = {
+    "INSERT INTO _yoyo_migration (migration_hash, migration_id) VALUES ('x', '9999')": "is newer",
+    "DROP TABLE task; DROP TABLE _yoyo_migration; CREATE TABLE task (title TEXT)": "already exists",
+}
 
 
 def yoyo(db, *command, cwd=ROOT):
@@ -121,9 +144,6 @@ def test_the_file_is_todo_db_in_the_working_directory_unless_another_is_named(se
     works(serve("--app-dir", str(ROOT), db=tmp_path / "todo.db", prefix=unnamed))
 
 
-PATHS = ["a b?mode=memory&x.db", "100%41#;'ü\".db", ":memory:", "a[1]*", "\udcff"]
-
-
 @pytest.mark.parametrize("name", PATHS, ids=ascii)
 def test_a_path_means_itself_whatever_is_in_it(start, tmp_path, name):
     folder = tmp_path / name
@@ -170,10 +190,6 @@ def test_several_servers_of_several_workers_start_at_once_on_a_new_file(
         assert set(threads.map(Server.stop, servers)) <= set(STOPPED)
     assert not {"todo.db-wal", "todo.db-shm"} & set(names(tmp_path))
     assert tasks_in(db) == tasks
-
-
-WHEN = [("pwrite64", 20), *[pytest.param("pwrite64", n, marks=slow) for n in (1, 2, 5, 10, 30)]]
-WHEN += [pytest.param("fdatasync", n, marks=slow) for n in (1, 2, 4)]
 
 
 @pytest.mark.parametrize(("call", "when"), WHEN)
@@ -223,12 +239,6 @@ def test_a_start_waits_for_another_that_holds_the_lock(serve, tmp_path):
         works(server.result(30))
 
 
-AS_NOBODY = ["env", *[f"-u{name}" for name in ("LOGNAME", "USER", "LNAME", "USERNAME")]]
-AS_NOBODY += ["setpriv", "--reuid=12345", "--clear-groups"]
-AS_NOBODY += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]  # it may read all
-AS_SOMEBODY = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
-
-
 def skip_unless(prefix):
     if not shutil.which("setpriv") or subprocess.run([*prefix, "true"]).returncode:
         pytest.skip("only root, with setpriv, can become another")
@@ -248,27 +258,6 @@ def test_without_fcntl_as_on_windows_it_serves_all_the_same(serve, tmp_path):
     works(server)
     assert server.stop() in STOPPED
     assert names(tmp_path) == ["hidden", "new.db", "new.db-lock"]
-
-
-# Files that can't serve
-
-
-# What a shell makes beside a database named empty.db, and why it is refused.
-UNFIT = {
-    "yes 'a diary, no database' | head -c 9000 >todo.db": "file is not a database",
-    "mkdir todo.db": "must be a regular file",
-    "mkfifo todo.db": "must be a regular file",
-    "ln -s /dev/null todo.db": "must be a regular file",
-    "ln -s todo.db todo.db": "unable to open database file",
-    "mv empty.db todo.db; ln todo.db other.db": "hard links",
-    "rm empty.db; rmdir $PWD": "No such file or directory",
-    "mv empty.db todo.db; yes | dd of=todo.db bs=4k seek=1 count=1 conv=notrunc": "malformed",
-}
-# What another program makes of a database, and why it is refused.
-STRANGE = {
-    "INSERT INTO _yoyo_migration (migration_hash, migration_id) VALUES ('x', '9999')": "is newer",
-    "DROP TABLE task; DROP TABLE _yoyo_migration; CREATE TABLE task (title TEXT)": "already exists",
-}
 
 
 def content(path):
@@ -386,9 +375,6 @@ def test_a_stop_that_may_not_wait_answers_503(serve):
     assert names(server.db.parent) == ["served.db", "served.db-lock"]
 
 
-# Migrations by hand
-
-
 @slow
 @pytest.mark.parametrize("migration", MIGRATIONS[1:])
 def test_a_later_migration_rolls_back_and_applies_again_and_keeps_the_tasks(start, migration):
@@ -403,9 +389,6 @@ def test_a_later_migration_rolls_back_and_applies_again_and_keeps_the_tasks(star
     assert client.tasks() == tasks
     assert client.create("next").json() == {"name": "next", "done": False, "id": 11}
     assert applied(client.db) == MIGRATIONS
-
-
-# Installed
 
 
 def installed(folder, *what):

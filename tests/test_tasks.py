@@ -1,13 +1,29 @@
 """The routes: what each answers, names and ids, and how a body may be written."""
 
 import json
-import sqlite3
-from contextlib import closing
 
 import pytest
 from helpers import BODY_ROUTES, BREAD, TASK, check, check_error, check_tagged, compact, insert, tag
 
-# The routes
+PATCHES = [({}, {}), ({"name": ""}, {"name": ""}), ({"done": True}, {"done": True})]
+PATCHES += [({"done": False}, {}), ({"other": 1, "id": 9}, {})]
+PATCHES += [({"done": "on", "name": "x"}, {"done": True, "name": "x"})]
+NAMES = ["", " a\x00b ", "\x00" * 1000, "é" * 1000, "👍" * 1000, '"\\' * 500, "\r\n", "null", "%_%"]
+NAMES += ["\\u0000", "</script>", ":name ?1 '; DROP TABLE task", "e\u0301 is not \u00e9"]
+NAMES += ["\u202e\u2028\ufeff\U0010ffff \ud7ff\ue000\uffff", "".join(map(chr, range(1000)))]
+DONES = "true 1 1.0 1e0 10e-1 1.00000000000000000000000001"
+NOT_DONES = "false 0 -0 0.0 -0.0 0e400 1e-400"
+WORDS = "true t yes y on 1 TRUE True tRuE T YES Y ON On"
+NOT_WORDS = "false f no n off 0 FALSE False fAlSe F NO N OFF oFf"
+SAME_BODIES = [
+    b' \r\n\t{ "name" : "milk" ,\n"done" : false } \n',
+    b'\xef\xbb\xbf{"done":[],"name":5,"name":"milk","done":false}',
+    b'{"n\\u0061me":"mil\\u006B","done":false,"id":99,"":{},"Name":"x","nested":{"name":"x"}}',
+    b'{"name":"milk","done":false,"big":1e400,"long":%s,"half":"\\ud800"}' % (b"1" * 4300),
+    b'{"key":"x","request":"x","expected":"x","name":"milk","done":false}',
+]
+JSON_TYPES = ["application/json", "Application/JSON", "application/json; charset=utf-8"]
+JSON_TYPES += ["application/json ;x=y", "application/merge-patch+json", "application/x.v1+JSON;q"]
 
 
 def test_the_short_answers(client):
@@ -29,11 +45,6 @@ def test_put_replaces_a_task(client):
     check_tagged(answer, {**BREAD, "id": 1})
     assert tag(answer) != tag(old)
     assert client.get("/tasks/1").content == answer.content
-
-
-PATCHES = [({}, {}), ({"name": ""}, {"name": ""}), ({"done": True}, {"done": True})]
-PATCHES += [({"done": False}, {}), ({"other": 1, "id": 9}, {})]
-PATCHES += [({"done": "on", "name": "x"}, {"done": True, "name": "x"})]
 
 
 @pytest.mark.parametrize(("patch", "changed"), PATCHES)
@@ -63,9 +74,6 @@ def test_delete_by_done_answers_how_many(client, word, deleted):
         check(client.delete(f"{path}?done={word}"), 0)
 
 
-# Ids
-
-
 def test_an_id_is_never_given_twice(start):
     client = start()
     ids = []
@@ -78,16 +86,6 @@ def test_an_id_is_never_given_twice(start):
     assert ids == sorted(set(ids))
 
 
-def test_the_largest_id_works(client):
-    largest = 2**63 - 1
-    with closing(sqlite3.connect(client.db)) as db, db:
-        db.execute("INSERT INTO task (id, name, done) VALUES (?, 'last', 0)", [largest])
-    last = {"name": "last", "done": False, "id": largest}
-    check_tagged(client.get(f"/tasks?after={largest - 1}"), [last])
-    check_tagged(client.get(f"/tasks?after={largest}"), [])
-    check_tagged(client.patch(f"/tasks/{largest}", {"done": 1}), {**last, "done": True})
-
-
 def test_a_body_never_chooses_the_task(client):
     first = client.create().json()
     client.create()
@@ -95,14 +93,6 @@ def test_a_body_never_chooses_the_task(client):
         assert answer.json()["id"] == 2
     assert client.post("/tasks", first).json()["id"] == 3
     assert client.get("/tasks/1").json() == first
-
-
-# Names
-
-
-NAMES = ["", " a\x00b ", "\x00" * 1000, "é" * 1000, "👍" * 1000, '"\\' * 500, "\r\n", "null", "%_%"]
-NAMES += ["\\u0000", "</script>", ":name ?1 '; DROP TABLE task", "e\u0301 is not \u00e9"]
-NAMES += ["\u202e\u2028\ufeff\U0010ffff \ud7ff\ue000\uffff", "".join(map(chr, range(1000)))]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:20])
@@ -113,15 +103,6 @@ def test_a_name_comes_back_exactly(client, name):
         for method, target in [("POST", "/tasks"), ("PUT", path), ("PATCH", path), ("GET", path)]:
             assert client.request(method, target, body).content == expected
         assert client.get(f"/tasks?after={id - 1}").content == b"[%s]" % expected
-
-
-# Bodies
-
-
-DONES = "true 1 1.0 1e0 10e-1 1.00000000000000000000000001"
-NOT_DONES = "false 0 -0 0.0 -0.0 0e400 1e-400"
-WORDS = "true t yes y on 1 TRUE True tRuE T YES Y ON On"
-NOT_WORDS = "false f no n off 0 FALSE False fAlSe F NO N OFF oFf"
 
 
 @pytest.mark.parametrize(
@@ -136,15 +117,6 @@ def test_done_takes_booleans_numbers_and_words(client, done, values, words):
             assert client.request(method, path, body).json()["done"] is done
 
 
-SAME_BODIES = [
-    b' \r\n\t{ "name" : "milk" ,\n"done" : false } \n',
-    b'\xef\xbb\xbf{"done":[],"name":5,"name":"milk","done":false}',
-    b'{"n\\u0061me":"mil\\u006B","done":false,"id":99,"":{},"Name":"x","nested":{"name":"x"}}',
-    b'{"name":"milk","done":false,"big":1e400,"long":%s,"half":"\\ud800"}' % (b"1" * 4300),
-    b'{"key":"x","request":"x","expected":"x","name":"milk","done":false}',
-]
-
-
 @pytest.mark.parametrize("body", SAME_BODIES, ids=lambda body: repr(body)[:40])
 def test_bodies_that_mean_the_same(client, body):
     expected = {**TASK, "id": 1}
@@ -152,10 +124,6 @@ def test_bodies_that_mean_the_same(client, body):
     for method in ("PUT", "PATCH"):
         client.put("/tasks/1", BREAD)
         check_tagged(client.request(method, "/tasks/1", body), expected)
-
-
-JSON_TYPES = ["application/json", "Application/JSON", "application/json; charset=utf-8"]
-JSON_TYPES += ["application/json ;x=y", "application/merge-patch+json", "application/x.v1+JSON;q"]
 
 
 @pytest.mark.parametrize("content_type", JSON_TYPES)

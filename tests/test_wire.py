@@ -22,6 +22,45 @@ POST = written("POST", "/tasks", BODY)
 INFO = written("GET", "/info", b"")
 LIST = written("GET", "/tasks", b"")
 ROWS = 300_000
+LARGEST = BODY.ljust(MIB)
+SIZES = {
+    "declared": (JSON, LARGEST, LARGEST + b" "),
+    "chunks": (CHUNKS, chunked(*cut(LARGEST, 1000)), chunked(*cut(LARGEST + b" ", 1000))),
+}
+REFUSED = [
+    (401, "/tasks", {"Authorization": "Bearer no"}, {}),
+    (404, "/nothing", {}, {"detail": "Not Found"}),
+    (405, "/info", {}, {"allow": "GET, HEAD, OPTIONS"}),
+    (413, "/tasks", {}, {}),
+    (415, "/tasks", TEXT, {}),
+]
+STALLING = [
+    (408, LENGTH, BODY[:-1]),
+    (408, CHUNKS, b'5\r\n{"n'),
+    (413, {**JSON, "Content-Length": str(2**62)}, BODY),
+    (415, {**LENGTH, **TEXT}, BODY[:10]),
+]
+HEAD = b"POST /tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+MALFORMED = {
+    "words": b"hello\r\n\r\n",
+    "a tunnel": b"CONNECT x:80 HTTP/1.1\r\n\r\n",
+    "a huge length": HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n" + BODY,
+    "a length and chunks": CHUNKED[:-2] + b"Content-Length: 5\r\n\r\n" + chunked(BODY),
+    "a body beyond its length": HEAD + b"Content-Length: 5\r\n\r\n" + BODY,
+    "a chunk of words": CHUNKED + b"xyz\r\n" + BODY,
+}
+ODD = {
+    "a long header": b"GET /info HTTP/1.1\r\nX: " + b"x" * 300_000 + b"\r\n\r\n",
+    "an odd host": b"GET /info HTTP/1.1\r\nHost: [::1\r\n\r\n",
+    "an upgrade": written("GET", "/info", b"", {"Connection": "Upgrade", "Upgrade": "h2c"}),
+}
+HEADS = "/ /info /healthz /openapi.json /docs /tasks /tasks/ /tasks?limit=2 /tasks/1 /tasks/0 /x"
+LEFT = [
+    *(b"", HEAD[:20], HEAD, CHUNKED + b"5\r\n{", POST[:-5], POST, POST * 20, LIST, LIST + INFO),
+    written("GET", "/tasks?q=nowhere&limit=1", b"") + INFO,
+    written("POST", "/tasks", b"x" * MIB, TEXT) + INFO,
+]
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +99,6 @@ def test_a_client_may_ask_before_it_sends_a_body_byte_by_byte_and_in_chunks(serv
         check_alive(wire)
 
 
-LARGEST = BODY.ljust(MIB)
-SIZES = {
-    "declared": (JSON, LARGEST, LARGEST + b" "),
-    "chunks": (CHUNKS, chunked(*cut(LARGEST, 1000)), chunked(*cut(LARGEST + b" ", 1000))),
-}
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_a_body_has_at_most_1_mib(server, size):
     headers, exact, more = SIZES[size]
@@ -75,15 +107,6 @@ def test_a_body_has_at_most_1_mib(server, size):
         check_created(server, wire)
         check_error(wire.request("POST", "/tasks", more, headers).answer(), 413)
         assert wire.rest() == b""
-
-
-REFUSED = [
-    (401, "/tasks", {"Authorization": "Bearer no"}, {}),
-    (404, "/nothing", {}, {"detail": "Not Found"}),
-    (405, "/info", {}, {"allow": "GET, HEAD, OPTIONS"}),
-    (413, "/tasks", {}, {}),
-    (415, "/tasks", TEXT, {}),
-]
 
 
 def test_a_client_hears_why_its_body_is_refused_and_may_ask_again_or_close(serve):
@@ -99,14 +122,6 @@ def test_a_client_hears_why_its_body_is_refused_and_may_ask_again_or_close(serve
             assert wire.rest() == b""
     server.stop()
     assert "ERROR" not in server.log
-
-
-STALLING = [
-    (408, LENGTH, BODY[:-1]),
-    (408, CHUNKS, b'5\r\n{"n'),
-    (413, {**JSON, "Content-Length": str(2**62)}, BODY),
-    (415, {**LENGTH, **TEXT}, BODY[:10]),
-]
 
 
 @pytest.mark.slow
@@ -147,25 +162,6 @@ def test_requests_in_line_are_answered_in_order(server):
     assert ids == sorted(set(ids))
 
 
-# What is no HTTP
-
-HEAD = b"POST /tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
-MALFORMED = {
-    "words": b"hello\r\n\r\n",
-    "a tunnel": b"CONNECT x:80 HTTP/1.1\r\n\r\n",
-    "a huge length": HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n" + BODY,
-    "a length and chunks": CHUNKED[:-2] + b"Content-Length: 5\r\n\r\n" + chunked(BODY),
-    "a body beyond its length": HEAD + b"Content-Length: 5\r\n\r\n" + BODY,
-    "a chunk of words": CHUNKED + b"xyz\r\n" + BODY,
-}
-ODD = {
-    "a long header": b"GET /info HTTP/1.1\r\nX: " + b"x" * 300_000 + b"\r\n\r\n",
-    "an odd host": b"GET /info HTTP/1.1\r\nHost: [::1\r\n\r\n",
-    "an upgrade": written("GET", "/info", b"", {"Connection": "Upgrade", "Upgrade": "h2c"}),
-}
-
-
 @pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED)
 def test_what_is_no_http_is_refused_by_uvicorn(server, sent):
     with Wire(server) as wire:
@@ -181,11 +177,6 @@ def test_odd_requests_are_answered_as_others(server, sent):
     with Wire(server) as wire:
         check(wire.send(sent).answer(), "starlette")
         check_alive(wire)
-
-
-# HEAD, and long lists
-
-HEADS = "/ /info /healthz /openapi.json /docs /tasks /tasks/ /tasks?limit=2 /tasks/1 /tasks/0 /x"
 
 
 @pytest.mark.parametrize("path", HEADS.split())
@@ -251,13 +242,6 @@ def test_a_list_that_breaks_off_has_no_end_and_no_second_answer(serve):
     server.stop()
     assert "Traceback" not in server.log
     assert server.log.count("An answer broke off") == 1
-
-
-LEFT = [
-    *(b"", HEAD[:20], HEAD, CHUNKED + b"5\r\n{", POST[:-5], POST, POST * 20, LIST, LIST + INFO),
-    written("GET", "/tasks?q=nowhere&limit=1", b"") + INFO,
-    written("POST", "/tasks", b"x" * MIB, TEXT) + INFO,
-]
 
 
 @pytest.mark.parametrize("leave", ["with a reset", "quietly", "not at all"])

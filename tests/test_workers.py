@@ -48,9 +48,6 @@ def test_commits_and_checkpoints_of_two_workers_never_overlap(serve, tmp_path):
     assert overlaps == 0
 
 
-# Others that hold the file
-
-
 def timed(server, method, target):
     """How long an answer took, and the answer."""
     started = time.monotonic()
@@ -99,9 +96,6 @@ def test_a_worker_that_is_frozen_in_its_turn_holds_others_up_for_seconds_only(se
     assert f"Can't serve {server.db}: another process has held {server.db}-lock" in refused.log
     assert "Traceback" not in server.log + refused.log
     assert list(tasks_of(serve())) == [1]
-
-
-# Reads
 
 
 def test_short_reads_stay_quick_beside_long_lists_and_searches_that_nobody_reads(serve):
