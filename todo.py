@@ -9,7 +9,7 @@ variables, and none is needed:
     TODO_TOKEN=...                 what every request must send: `Authorization: Bearer ...`
     TODO_CORS_ORIGINS=https://...  the origins, separated by commas, whose pages may call; * for all
 
-An operation checks what came in, runs one statement from sql/ and sends the JSON that it returns.
+An operation checks what came in, runs a statement from sql/ and sends the JSON that it returns.
 Reads are short, and run on the event loop. All writes go to one thread, which commits those that
 wait together in one transaction, synced to disk, and then answers them.
 """
@@ -53,19 +53,20 @@ except ImportError:  # Windows: SQLite's own lock has to do there
 
 NAME_LIMIT = 1000  # characters
 BODY_LIMIT = 2**20  # bytes
-DISCARD_LIMIT = 2**24  # bytes of a body that is too long which are read and thrown away
+DISCARD_LIMIT = 2**24  # bytes to read and throw away of a body that is too long
 BODY_TIMEOUT = 10.0  # seconds that a body may pause
-WRITE_TIMEOUT = 5.0  # seconds that a write may wait for its turn
+WRITE_TIMEOUT = 5.0  # seconds that a write may take, and wait for SQLite's lock
 START_TIMEOUT = 30.0  # seconds that a start may wait for the file
 STOP_TIMEOUT = 5.0  # seconds that a stop may wait for the last writes
-WHOLE_LIST = 300  # tasks that a list may have to be sent whole, with its ETag
+WHOLE_LIST = 300  # tasks to read at once, and to send whole, with an ETag
 WAL_LIMIT = 2**23  # bytes of SQLite's log (the -wal file) from which on it is emptied
 
 ORIGIN = re.compile(
     r"\*|(?!http://.*:80$|https://.*:443$)"  # browsers leave these ports out
     r"[a-z][a-z0-9+.-]*://"
     r"([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])"
-    r"(:(?!0|6553[6-9]|655[4-9]|65[6-9]..|6[6-9]...|[7-9]....)[0-9]{1,5})?"
+    # No port 0, and none above 65535.
+    r"(:(?!0|6553[6-9]|655[4-9].|65[6-9]..|6[6-9]...|[7-9]....)[0-9]{1,5})?"
 )
 
 log = logging.getLogger("uvicorn.error")  # so that a line of ours looks like one of its
@@ -85,7 +86,7 @@ STALLED = "The rest of the body has not come in time: send it again, without a p
 TRUE = ("true", "t", "yes", "y", "on", "1")
 FALSE = ("false", "f", "no", "n", "off", "0")
 
-Object = dict[str, Any]
+Object = dict[str, Any]  # a JSON object, and the parameters of a statement
 
 # What may come in. The checks read their limits here, and the OpenAPI document shows the same.
 NAME = {"type": "string", "maxLength": NAME_LIMIT, "description": "What is to do"}
@@ -114,7 +115,10 @@ LIST_QUERY: Object = {
 
 
 class Fault(Exception):
-    """What is wrong with a value: type, text and context as FastAPI's clients know them."""
+    """What is wrong with a value: its type, text and context, as FastAPI's clients know them.
+
+    The checks raise it; those that need no value to be found have names.
+    """
 
     def entry(self, loc: object, input: object) -> Object:
         """Return the entry of a 422 for this fault, with where it is and what was sent."""
@@ -138,13 +142,15 @@ EXTRA = Fault("extra_forbidden", "Extra inputs are not permitted")
 KEY_REUSED = Fault("idempotency_key_reused", "Idempotency-Key was used with another body")
 
 
-def validate(place: str, source: Any, schemas: Object, required: bool, *more: Object) -> Object:
+def validate(
+    place: str, source: Any, schemas: Object, all_required: bool, *earlier: Object
+) -> Object:
     """Return the checked values in a part of a request, its body or its query, by name.
 
-    Raises Invalid with the entries of all its faults, after those of other parts.
+    Raises Invalid with `earlier`, the entries of faults in other parts, and those of its own.
     """
     values = {}
-    entries = list(more)
+    entries = list(earlier)
     if not isinstance(source, dict):
         fault = MISSING if source is None else NO_OBJECT
         raise Invalid([*entries, fault.entry([place], source)])
@@ -154,7 +160,7 @@ def validate(place: str, source: Any, schemas: Object, required: bool, *more: Ob
                 values[name] = CHECKS[schema["type"]](source[name], schema)
             except Fault as fault:
                 entries.append(fault.entry([place, name], source[name]))
-        elif required:
+        elif all_required:
             entries.append(MISSING.entry([place, name], source if place == "body" else None))
     if entries:
         raise Invalid(entries)
@@ -162,7 +168,7 @@ def validate(place: str, source: Any, schemas: Object, required: bool, *more: Ob
 
 
 def check_string(value: Any, schema: Object) -> Any:
-    """Return the value if it is such a string; raise Fault."""
+    """Return the value if it is a string as the schema allows; raise Fault."""
     if not isinstance(value, str):
         raise Fault("string_type", "Input should be a valid string")
     try:
@@ -182,7 +188,7 @@ def check_string(value: Any, schema: Object) -> Any:
 def check_boolean(value: Any, schema: Object) -> Any:
     """Return 1 or 0 for what pydantic takes for a boolean; raise Fault."""
     word = value.lower() if isinstance(value, str) else value
-    if word in TRUE or word == 1:  # so are True and 1.0
+    if word in TRUE or word == 1:  # True and 1.0 are equal to 1
         return 1
     if word in FALSE or word == 0:
         return 0
@@ -257,7 +263,10 @@ async def read_json(request: Request) -> Any:
 
 
 def refuse_constant(name: str) -> None:
-    """Raise JSONDecodeError for NaN, Infinity and -Infinity, which Python would take."""
+    """Raise JSONDecodeError for NaN, Infinity and -Infinity, which Python would take.
+
+    Where it is, Python does not say.
+    """
     raise json.JSONDecodeError(f"{name} is not JSON", "", 0)
 
 
@@ -267,7 +276,8 @@ JSON_DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 async def read_body(request: Request) -> bytearray:
     """Return the body; raise HTTPException (413, 408) or ClientDisconnect.
 
-    A body that is too long is read on, for a client that closes once it is sent hears the 413 too.
+    The rest of a body that is too long is read and dropped: many clients send all of it before they
+    read the answer.
     """
     declared = int(header(request, b"content-length") or 0)
     body = bytearray()
@@ -280,7 +290,7 @@ async def read_body(request: Request) -> bytearray:
             elif size > DISCARD_LIMIT:
                 break
     finally:
-        if max(size, declared) > BODY_LIMIT:  # whatever happens to the rest of it
+        if max(size, declared) > BODY_LIMIT:  # in place of a 408 or a disconnect
             detail = f"The body is larger than {BODY_LIMIT} bytes: send less"
             raise HTTPException(413, detail, {"Connection": "close"})
     return body
@@ -289,7 +299,8 @@ async def read_body(request: Request) -> bytearray:
 async def discard_body(request: Request) -> dict[str, str]:
     """Read the body of a request that is refused, so that its client hears that.
 
-    Returns headers for the refusal: where the body did not end, the connection can't be used again.
+    Returns headers for the refusal: after a body that was not read to its end, or is too long, the
+    connection is closed.
     """
     try:
         await read_body(request)
@@ -300,8 +311,9 @@ async def discard_body(request: Request) -> dict[str, str]:
 
 async def next_message(receive: Receive) -> Message:
     """Return the next message of a client; raise HTTPException (408) if none comes in time."""
-    task: Any = asyncio.current_task()
-    timer = task.get_loop().call_later(BODY_TIMEOUT, task.cancel, STALLED)  # cheaper than timeout()
+    caller: Any = asyncio.current_task()
+    # asyncio.timeout() would do the same, in much more time.
+    timer = caller.get_loop().call_later(BODY_TIMEOUT, caller.cancel, STALLED)
     try:
         return await receive()
     except asyncio.CancelledError as error:
@@ -331,7 +343,7 @@ async def create_task(request: Request, database: Database) -> ASGIApp:
     task = validate("body", await read_json(request), NEW_TASK, True, *check_key(key))
     digest = None if key is None else etag(json.dumps(task))
     row = await database.write("create_task", {**task, "key": key, "request": digest})
-    if not row:
+    if not row:  # the key was used, and for another request
         raise Invalid([KEY_REUSED.entry(KEY_LOC, key)])
     id, text = row
     location = f"{root_path(request)}/tasks/{id}".encode()
@@ -343,8 +355,8 @@ async def list_tasks(request: Request, database: Database) -> ASGIApp:
     sent = dict(query_pairs(request))
     query = validate("query", sent, LIST_QUERY, False)
     limit = query.get("limit", WHOLE_LIST)
-    size = WHOLE_LIST if "q" in query else min(limit, WHOLE_LIST)
-    listing = {"q": None, "after": 0, **query, "size": size + 1}
+    size = WHOLE_LIST if "q" in query else min(limit, WHOLE_LIST)  # of many few may match
+    listing = {"q": None, "after": 0, **query, "size": size + 1}  # one more shows if others remain
     tasks = await find_tasks(request, database, listing, limit + 1)
     if len(tasks) <= limit:
         return represent(request, f"[{','.join(tasks)}]")
@@ -360,6 +372,7 @@ async def list_tasks(request: Request, database: Database) -> ASGIApp:
 async def delete_tasks(request: Request, database: Database) -> Answer:
     """Delete the tasks that are done, or those that are not."""
     pairs = query_pairs(request)
+    # Nothing beside one `done`: what is misspelt or said twice must not delete more than was meant.
     extra = [EXTRA.entry(["query", name], value) for name, value in pairs[1:]]
     query = validate("query", dict(pairs), {"done": DONE}, True, *extra)
     count = await database.write("delete_tasks", query)
@@ -423,7 +436,7 @@ def find_task(request: Request, database: Database) -> Any:
 
 
 async def change_task(statement: str, values: Object, request: Request, database: Database) -> Any:
-    """Return the outcome of a statement that changes the task in the path, if If-Match allows it.
+    """Change the task in the path, if If-Match allows it; return its row, or 1 if it was deleted.
 
     Raises HTTPException: 404, or 412 (RFC 9110, section 13.1.1).
     """
@@ -442,12 +455,16 @@ async def change_task(statement: str, values: Object, request: Request, database
 
 
 def task_has_changed(text: str) -> HTTPException:
+    """Return the 412 for a task whose JSON is this now."""
     detail = "The task has changed: its ETag is not in If-Match"
     return HTTPException(412, detail, {"ETag": etag(text), "Cache-Control": "no-cache"})
 
 
-def read_tasks(database: Database, listing: Object) -> list[str]:
-    """Return the JSON of those of the next tasks that match; set what comes after, and if more."""
+def read_next_tasks(database: Database, listing: Object) -> list[str]:
+    """Return the JSON of the next tasks that match.
+
+    Moves listing["after"] past all that it looked at, and sets listing["more"] if others remain.
+    """
     statement = "list_tasks_by_done" if "done" in listing else "list_tasks"
     [(count, listing["after"], lines)] = database.read(statement, listing)
     listing["more"] = count == listing["size"]
@@ -461,12 +478,12 @@ async def find_tasks(
 
     Raises ClientDisconnect if the client leaves while a search goes on.
     """
-    tasks = read_tasks(database, listing)
+    tasks = read_next_tasks(database, listing)
     while listing["more"] and len(tasks) < count:
         await database.pause()
         if await request.is_disconnected():
             raise ClientDisconnect
-        tasks += read_tasks(database, listing)
+        tasks += read_next_tasks(database, listing)
     return tasks
 
 
@@ -479,7 +496,7 @@ async def stream_tasks(
     yield "[" + ",".join(tasks)
     while listing["more"]:
         await database.pause()
-        tasks = read_tasks(database, listing)
+        tasks = read_next_tasks(database, listing)
         if tasks:
             yield "," + ",".join(tasks)
     yield "]"
@@ -532,6 +549,7 @@ def answer_error(error: BaseException) -> Response:
             return refusal(400, UNREADABLE)
         case sqlite3.Error(sqlite_errorcode=sqlite3.SQLITE_FULL):
             return failure(507, "The disk is full: try again when there is room", error)
+        # The log says what it was.
         case sqlite3.Error() | OSError() | MemoryError() | asyncio.CancelledError():
             return failure(503, "The server can't do this now: try again", error)
         case _:
@@ -566,11 +584,12 @@ Operation = Callable[[Request, "Database"], Awaitable[ASGIApp]]
 class Resource(BaseRoute):
     """A path with an operation for each method; HEAD, OPTIONS and 405 follow from them.
 
-    In the path `{id}` is one segment, `/?` a slash that may be missing; an empty path is any.
+    In the path `{id}` is one segment, `/?` a slash that may be missing; "" is any path.
     """
 
     def __init__(self, path: str, **operations: Operation) -> None:
         pattern = re.escape(path)
+        # An id does not end in a newline: /tasks/%0A is no path.
         pattern = pattern.replace(r"\{id\}", r"(?P<id>[^/]*[^/\n])")
         self.pattern = re.compile(pattern.replace(r"/\?", "/?") or r"(?s:.*)")
         self.path = path
@@ -680,7 +699,7 @@ class Application(Starlette):
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            send = partial(send_sentence, send)
+            send = partial(send_without_traceback, send)
         await self.router.app(scope, receive, send)
 
 
@@ -698,8 +717,8 @@ async def lifespan(app: Application) -> AsyncIterator[Object]:
         await database.close()
 
 
-async def send_sentence(send: Send, message: Message) -> None:
-    """Send a message of the lifespan; of a refused start's traceback just the last sentence."""
+async def send_without_traceback(send: Send, message: Message) -> None:
+    """Send a message of the lifespan; of the traceback of StartRefused just the sentence."""
     if message["type"] == "lifespan.startup.failed":
         message["message"] = message["message"].rpartition("StartRefused: ")[2].strip()
     await send(message)
@@ -739,7 +758,7 @@ class Database:
         self.queue: queue.SimpleQueue[Any] = queue.SimpleQueue()  # None ends the thread
         self.closing = False
         self.turn = asyncio.Lock()
-        self.wal_limit = WAL_LIMIT
+        self.next_wal_limit = WAL_LIMIT
 
     # What the event loop calls
 
@@ -748,8 +767,8 @@ class Database:
         self.thread.start()
         try:
             await asyncio.wait_for(self.opened, START_TIMEOUT)
-        except Exception as error:  # a TimeoutError has no text
-            reason = str(error) or f"another process has held {self.path}-lock for too long"
+        except Exception as error:  # that of wait_for() has no text
+            reason = str(error) or f"it takes too long: another process may hold {self.path}-lock"
             raise StartRefused(f"Can't serve {self.path}: {reason}") from error
 
     def read(self, statement: str, parameters: Object) -> Any:
@@ -757,14 +776,15 @@ class Database:
         return self.reader.execute(SQL[statement], parameters).fetchall()
 
     async def pause(self) -> None:
-        """Let others run before a list is read on. Lists take turns: many delay others like one."""
+        """Let others run before a list is read on. Lists take turns: many hold up like one."""
         async with self.turn:
             await asyncio.sleep(0)
 
     async def write(self, statement: str, parameters: Object) -> Any:
         """Return the first row that a statement returns, or how many it changed, once on disk.
 
-        Raises sqlite3.Error or OSError, a TimeoutError after WRITE_TIMEOUT.
+        Raises sqlite3.Error or OSError: a TimeoutError after WRITE_TIMEOUT, which settles the future,
+        so that the thread passes over the write.
         """
         future = self.loop.create_future()
         timer = self.loop.call_later(
@@ -778,11 +798,11 @@ class Database:
 
     def check_file(self) -> None:
         """Raise OSError if the file is not where it was: nobody would find what is written."""
-        if self.identity() != self.opened_files:
+        if self.identity() != self.identity_at_start:
             raise OSError(f"{self.path} was replaced under the server, which must be restarted")
 
     def identity(self) -> Any:
-        """Return inode and device of the file, and of the two that SQLite has beside it."""
+        """Return st_ino and st_dev of the file, and of the two that SQLite has beside it."""
         return [os.lstat(self.path + end)[1:3] for end in ("", "-wal", "-shm")]
 
     async def close(self) -> None:
@@ -805,7 +825,7 @@ class Database:
         while not self.closing:
             with contextlib.suppress(Exception):  # no fault that passes may end the thread
                 self.carry_out(self.next_group())
-        with contextlib.suppress(Exception), self.exclusive():  # the last one empties the log
+        with contextlib.suppress(Exception), self.exclusive():  # SQLite empties the log at the last
             for connection in (self.reader, self.checkpointer, self.writer):
                 connection.close()
 
@@ -819,12 +839,12 @@ class Database:
             raise OSError("it must be a regular file with one name, without hard links")
 
     def open_file(self) -> None:
-        """Connect to the file and bring it up to date, so that every commit reaches the disk.
+        """Connect to the file, have every commit synced to disk, and apply the migrations.
 
-        Raises sqlite3.Error, OSError or ValueError.
+        Raises sqlite3.Error or OSError, or ValueError for a path that SQLite can't take.
         """
         if self.opened.done():
-            raise TimeoutError("the start was given up")
+            raise TimeoutError("the start was given up")  # nobody hears it
         self.writer = self.connect(timeout=WRITE_TIMEOUT)
         [mode] = self.writer.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
@@ -840,7 +860,7 @@ class Database:
         self.reader = self.connect(timeout=0.1)  # a longer wait would hold up the event loop
         self.reader.execute("PRAGMA query_only = ON")
         self.read("get_health", {})
-        self.opened_files = self.identity()
+        self.identity_at_start = self.identity()
 
     def connect(self, timeout: float) -> sqlite3.Connection:
         """Return a connection that waits so many seconds for locks and begins no transactions."""
@@ -865,7 +885,7 @@ class Database:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the lock of all workers: SQLite's own has no queue, so that one might starve."""
+        """Hold the lock of all workers: SQLite's own has no queue, and one of them might starve."""
         with open(f"{self.path}-lock", "a") as lock_file:  # to close it is to unlock it
             if fcntl:
                 fcntl.flock(lock_file, fcntl.LOCK_EX)
@@ -884,16 +904,17 @@ class Database:
         try:
             with self.exclusive():
                 group = [write for write in group if not write.future.done()]
-                outcomes = self.commit(group) if group else []
+                if group:
+                    self.tell(self.commit(group))
                 self.shorten_wal()
         except Exception as error:
-            outcomes = [(write.future, error) for write in group]
-        self.tell(outcomes)
+            self.tell([(write.future, error) for write in group])
 
     def commit(self, group: list[Write]) -> Outcomes:
         """Commit these writes at once; if that fails, each alone.
 
-        Raises OSError or sqlite3.Error if none can be written now.
+        Raises OSError or sqlite3.Error if the file can't be written now; some that were tried alone
+        may have been committed then.
         """
         self.check_file()
         self.writer.execute("BEGIN IMMEDIATE")
@@ -914,13 +935,16 @@ class Database:
         return rows[0] if rows else cursor.rowcount
 
     def shorten_wal(self) -> None:
-        """Move what a long log holds into the file; if that fails, try again when it is longer."""
+        """Move what a long log holds into the file.
+
+        If that fails, or readers are in the way, it is tried again when the log is longer.
+        """
         with contextlib.suppress(sqlite3.Error, OSError):
             size = os.path.getsize(f"{self.path}-wal")
             if size < WAL_LIMIT:
-                self.wal_limit = WAL_LIMIT
-            elif size >= self.wal_limit:
-                self.wal_limit = size + WAL_LIMIT
+                self.next_wal_limit = WAL_LIMIT
+            elif size >= self.next_wal_limit:
+                self.next_wal_limit = size + WAL_LIMIT
                 self.checkpointer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def tell(self, outcomes: Outcomes) -> None:
@@ -930,7 +954,7 @@ class Database:
 
 
 def settle(outcomes: Outcomes) -> None:
-    """Hand outcomes to those who wait for them, and have not given up."""
+    """Set the results of those futures that are not done; a TimeoutError gives a write up."""
     for future, outcome in outcomes:
         if future.done():
             continue
@@ -943,20 +967,21 @@ def settle(outcomes: Outcomes) -> None:
 # Documentation
 
 TEXT = {"type": "string"}
+# A parameter with an example is one that must be sent: see describe().
 BY_ID = {
     "id": {
         "type": "integer",
         "minimum": 1,
-        "description": "The id of the task, given by the server and never again",
+        "description": "The id of the task, given by the server and never reused",
         "example": 1,
     }
 }
-WHICH = {"done": {**DONE, "example": True}}
+DONE_REQUIRED = {"done": {**DONE, "example": True}}
 KEY = {
     "Idempotency-Key": {
         "type": "string",
         "pattern": KEY_PATTERN,
-        "description": "A name for this request: sent again with it, it creates nothing more",
+        "description": "A name for this request: while its task is there, it creates no other",
     }
 }
 IF_MATCH = {"If-Match": {"type": "string", "description": "ETags, one of them current, or *"}}
@@ -969,11 +994,11 @@ TASK_EXAMPLE = {**NEW_TASK_EXAMPLE, "id": 1}
 
 
 def reference(name: str) -> Object:
-    """Return a schema that is described by name."""
+    """Return a reference to a named schema."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def record(meaning: str, required: str, properties: Object) -> Object:
+def object_schema(meaning: str, required: str, properties: Object) -> Object:
     """Return the schema of an object."""
     return {
         "type": "object",
@@ -991,16 +1016,16 @@ FAULT = {
     "ctx": {},  # no type: generators would make a class of it
 }
 SCHEMAS = {
-    "Task": record("A task", "name done id", NEW_TASK | BY_ID),
-    "NewTask": record("A task as it is created or replaced", "name done", NEW_TASK),
-    "TaskPatch": record("What to change of a task; the rest stays as it is", "", NEW_TASK),
-    "Error": record("Why there is no other answer", "detail", {"detail": TEXT}),
-    "HTTPValidationError": record(
+    "Task": object_schema("A task", "name done id", NEW_TASK | BY_ID),
+    "NewTask": object_schema("A task as it is created or replaced", "name done", NEW_TASK),
+    "TaskPatch": object_schema("What to change of a task; the rest stays as it is", "", NEW_TASK),
+    "Error": object_schema("Why there is no other answer", "detail", {"detail": TEXT}),
+    "HTTPValidationError": object_schema(
         "Every fault in what was sent",
         "detail",
         {"detail": {"type": "array", "items": reference("ValidationError")}},
     ),
-    "ValidationError": record("A fault, in pydantic's words", "type loc msg input", FAULT),
+    "ValidationError": object_schema("A fault, in pydantic's words", "type loc msg input", FAULT),
 }
 
 
@@ -1013,22 +1038,24 @@ def response(meaning: str, schema: Object, example: object, headers: str = "") -
     }
 
 
-def error(meaning: str, detail: str, headers: str = "") -> Object:
+def error_response(meaning: str, detail: str, headers: str = "") -> Object:
     """Return a response with a sentence."""
     return response(meaning, reference("Error"), {"detail": detail}, headers)
 
 
 ERRORS: Object = {
     "304": {"description": "The client has the current ETag"},
-    "401": error("The token is missing or wrong", "Not authenticated", "WWW-Authenticate"),
-    "404": error("There is no such task", "Task not found"),
-    "412": error("If-Match lacks the current ETag", "The task has changed", "ETag Cache-Control"),
+    "401": error_response("The token is missing or wrong", "Not authenticated", "WWW-Authenticate"),
+    "404": error_response("There is no such task", "Task not found"),
+    "412": error_response(
+        "If-Match lacks the current ETag", "The task has changed", "ETag Cache-Control"
+    ),
     "422": response(
         "Something was not sent as it is described here",
         reference("HTTPValidationError"),
         {"detail": [MISSING.entry(["body", "name"], {"done": False})]},
     ),
-    "default": error(
+    "default": error_response(
         "Any other error; after a 5xx a write may have happened or not: repeat it as it was",
         "Internal Server Error",
         "Retry-After Cache-Control",
@@ -1068,7 +1095,7 @@ TASK_ANSWER = response(
     "The task as it is now", reference("Task"), TASK_EXAMPLE, "ETag Cache-Control"
 )
 
-OPERATIONS: dict[Operation, Object] = {
+DESCRIPTIONS: dict[Operation, Object] = {
     get_root: describe(response("The greeting", TEXT, "Hello, world!"), "401"),
     get_info: describe(response("Its name", TEXT, "starlette"), "401"),
     list_tasks: describe(
@@ -1094,7 +1121,7 @@ OPERATIONS: dict[Operation, Object] = {
         header=KEY,
     ),
     delete_tasks: describe(
-        response("How many were deleted", {"type": "integer"}, 3), "401 422", query=WHICH
+        response("How many were deleted", {"type": "integer"}, 3), "401 422", query=DONE_REQUIRED
     ),
     get_task: describe(TASK_ANSWER, "304 401 404", path=BY_ID, header=IF_NONE_MATCH),
     replace_task: describe(
@@ -1117,7 +1144,7 @@ OPERATIONS: dict[Operation, Object] = {
         path=BY_ID,
         header=IF_MATCH,
     ),
-    get_health: describe(response("They can be", {}, {"status": "ok"}, "Cache-Control")),
+    get_health: describe(response("The tasks can be read", {}, {"status": "ok"}, "Cache-Control")),
     get_openapi: describe(response("This document", {}, {"openapi": "3.1.0"})),
     get_docs: describe(
         {
@@ -1138,23 +1165,23 @@ def openapi(root_path: str, token_required: bool) -> bytes:
         "servers": [{"url": root_path or "/"}],
         "security": [{"bearer": []}] if token_required else [],
         "paths": {
-            resource.path.removesuffix("/?"): operations(resource) for resource in routes[:-1]
+            resource.path.removesuffix("/?"): describe_path(resource) for resource in routes[:-1]
         },
         "components": {"schemas": SCHEMAS, "securitySchemes": schemes},
     }
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def operations(resource: Resource) -> Object:
+def describe_path(resource: Resource) -> Object:
     """Return the described operations of a path by method; HEAD and OPTIONS go without saying."""
     described = {}
     for method, function in resource.operations.items():
-        if function in OPERATIONS and method != "HEAD":
+        if function in DESCRIPTIONS and method != "HEAD":
             operation = described[method.lower()] = {
                 "operationId": function.__name__,
                 "summary": str(function.__doc__).rstrip("."),
                 "tags": ["tasks" if "tasks" in resource.path else "server"],
-                **OPERATIONS[function],
+                **DESCRIPTIONS[function],
             }
             if resource.path in OPEN_PATHS:
                 operation["security"] = []

@@ -91,6 +91,8 @@ def test_values_have_their_limits_and_done_is_a_plain_boolean():
         "after": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
         "If-None-Match": {"type": "string"},
     }
+    required = [it for op in operations(DOCUMENT).values() for it in op["parameters"]]
+    assert {it["name"] for it in required if it["required"]} == {"id", "done"}
     assert set(DOCUMENT["components"]["schemas"]) == NAMED
     for name in ("Task", "NewTask", "TaskPatch"):
         members = DOCUMENT["components"]["schemas"][name]["properties"]

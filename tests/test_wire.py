@@ -189,17 +189,17 @@ def test_head_has_the_headers_of_get_and_no_body(server, path):
 
 
 def test_head_of_a_long_list_reads_no_more_than_its_beginning(long):
-    times = {}
+    times = []
     with Wire(long) as wire:
-        for method in ("HEAD", "GET"):
+        for method in ("HEAD", "HEAD", "HEAD", "HEAD", "GET"):
             started = time.perf_counter()
             head = wire.request(method, "/tasks").head()
-            assert (head.status_code, "etag" in head.headers) == (200, False)
+            assert (head.status_code, fields(head).get("etag")) == (200, None)
             if method == "GET":
                 wire.body(head)
             check_alive(wire)  # once all of the answer is sent
-            times[method] = time.perf_counter() - started
-    assert times["HEAD"] < times["GET"] / 10
+            times.append(time.perf_counter() - started)
+    assert min(times) < times[-1] / 20
 
 
 def peak(server):
