@@ -783,8 +783,8 @@ class Database:
     async def write(self, statement: str, parameters: Object) -> Any:
         """Return the first row that a statement returns, or how many it changed, once on disk.
 
-        Raises sqlite3.Error or OSError: a TimeoutError after WRITE_TIMEOUT, which settles the future,
-        so that the thread passes over the write.
+        Raises sqlite3.Error or OSError. After WRITE_TIMEOUT a TimeoutError settles the future, and
+        the thread passes over the write.
         """
         future = self.loop.create_future()
         timer = self.loop.call_later(

@@ -113,9 +113,6 @@ def insert(db, tasks):
         connection.executemany("INSERT INTO task (name, done) VALUES (?, ?)", tasks)
 
 
-# JSON
-
-
 def compact(value):
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
@@ -164,8 +161,6 @@ def tag(answer):
     assert found[1:-1].isalnum()
     return str(found)
 
-
-# Errors
 
 SENTENCES = {  # the details that clients know by heart
     400: "There was an error parsing the body",
