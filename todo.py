@@ -559,7 +559,7 @@ def answer_error(error: BaseException) -> Response:
 
 def failure(status: int, detail: str, error: BaseException) -> Response:
     """Log a failure that passes, and return its answer."""
-    log.error("%s: %s: %s", detail, type(error).__name__, error)
+    log.error("%s: %s: %.300r", detail, error.__class__.__name__, str(error))
     return refusal(status, detail, {"Retry-After": "1", "Cache-Control": "no-store"})
 
 
@@ -755,7 +755,7 @@ class Database:
         self.loop = asyncio.get_running_loop()
         self.opened = self.loop.create_future()
         self.thread = threading.Thread(target=self.work, daemon=True)
-        self.queue: queue.SimpleQueue[Any] = queue.SimpleQueue()  # None ends the thread
+        self.queue = queue.SimpleQueue[Any]()  # None ends the thread
         self.closing = False
         self.turn = asyncio.Lock()
         self.next_wal_limit = WAL_LIMIT
@@ -768,7 +768,7 @@ class Database:
         try:
             await asyncio.wait_for(self.opened, START_TIMEOUT)
         except Exception as error:  # that of wait_for() has no text
-            reason = str(error) or f"it takes too long: another process may hold {self.path}-lock"
+            reason = str(error) or f"it is damaged, or another process holds {self.path}-lock"
             raise StartRefused(f"Can't serve {self.path}: {reason}") from error
 
     def read(self, statement: str, parameters: Object) -> Any:
@@ -825,7 +825,9 @@ class Database:
         while not self.closing:
             with contextlib.suppress(Exception):  # no fault that passes may end the thread
                 self.carry_out(self.next_group())
-        with contextlib.suppress(Exception), self.exclusive():  # SQLite empties the log at the last
+        with contextlib.suppress(Exception), self.exclusive():
+            # SQLite does this at the last close(), but not if the file was moved.
+            self.checkpointer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             for connection in (self.reader, self.checkpointer, self.writer):
                 connection.close()
 
@@ -844,7 +846,7 @@ class Database:
         Raises sqlite3.Error or OSError, or ValueError for a path that SQLite can't take.
         """
         if self.opened.done():
-            raise TimeoutError("the start was given up")  # nobody hears it
+            raise TimeoutError  # the start was given up, and nobody hears this
         self.writer = self.connect(timeout=WRITE_TIMEOUT)
         [mode] = self.writer.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
@@ -856,7 +858,8 @@ class Database:
         """)
         self.migrate()
         self.checkpointer = self.connect(timeout=0.1)
-        self.checkpointer.execute("PRAGMA fullfsync = ON")
+        # To read anything opens the log, which can't be opened any more once the file was moved.
+        self.checkpointer.executescript("PRAGMA fullfsync = ON; PRAGMA user_version")
         self.reader = self.connect(timeout=0.1)  # a longer wait would hold up the event loop
         self.reader.execute("PRAGMA query_only = ON")
         self.read("get_health", {})
