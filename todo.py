@@ -816,25 +816,22 @@ class Database:
         """Open the file, carry out the writes that come, and close it."""
         try:
             self.check_kind()
-            with self.exclusive():
-                self.open_file()
-            self.tell([(self.opened, None)])
+            with open(f"{self.path}-lock", "a") as self.lock_file:
+                with self.exclusive():
+                    self.open_file()
+                self.tell([(self.opened, None)])
+                while not self.closing:
+                    with contextlib.suppress(Exception):  # a fault that passes ends no thread
+                        self.carry_out(self.next_group())
+                with self.exclusive():
+                    self.close_file()
         except Exception as error:
             self.tell([(self.opened, error)])
-            return
-        while not self.closing:
-            with contextlib.suppress(Exception):  # no fault that passes may end the thread
-                self.carry_out(self.next_group())
-        with contextlib.suppress(Exception), self.exclusive():
-            # SQLite does this at the last close(), but not if the file was moved.
-            self.checkpointer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            for connection in (self.reader, self.checkpointer, self.writer):
-                connection.close()
 
     def check_kind(self) -> None:
         """Raise OSError for an SQLite that is too old, and for a file that can't be served."""
         if sqlite3.sqlite_version_info < (3, 37):
-            raise OSError(f"it takes SQLite 3.37, and this Python has {sqlite3.sqlite_version}")
+            raise OSError("it takes SQLite 3.37, and this Python has an older one")
         if os.path.exists(self.path) and not (
             os.path.isfile(self.path) and os.stat(self.path).st_nlink == 1
         ):
@@ -889,10 +886,13 @@ class Database:
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the lock of all workers: SQLite's own has no queue, and one of them might starve."""
-        with open(f"{self.path}-lock", "a") as lock_file:  # to close it is to unlock it
-            if fcntl:
-                fcntl.flock(lock_file, fcntl.LOCK_EX)
+        if fcntl:
+            fcntl.flock(self.lock_file, fcntl.LOCK_EX)
+        try:
             yield
+        finally:
+            if fcntl:
+                fcntl.flock(self.lock_file, fcntl.LOCK_UN)
 
     def next_group(self) -> list[Write]:
         """Wait for a write, and return it with all that wait behind it."""
@@ -949,6 +949,12 @@ class Database:
             elif size >= self.next_wal_limit:
                 self.next_wal_limit = size + WAL_LIMIT
                 self.checkpointer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+    def close_file(self) -> None:
+        """Close the connections, and leave no log: SQLite would, if the file was moved."""
+        self.checkpointer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        for connection in (self.reader, self.checkpointer, self.writer):
+            connection.close()
 
     def tell(self, outcomes: Outcomes) -> None:
         """Hand outcomes to the event loop."""
@@ -1011,12 +1017,13 @@ def object_schema(meaning: str, required: str, properties: Object) -> Object:
     }
 
 
+TASK = reference("Task")
+ERROR = reference("Error")
 FAULT = {
     "type": TEXT,
     "loc": {"type": "array", "items": {"anyOf": [TEXT, {"type": "integer"}]}},
     "msg": TEXT,
     "input": {},
-    "ctx": {},  # no type: generators would make a class of it
 }
 SCHEMAS = {
     "Task": object_schema("A task", "name done id", NEW_TASK | BY_ID),
@@ -1041,26 +1048,27 @@ def response(meaning: str, schema: Object, example: object, headers: str = "") -
     }
 
 
-def error_response(meaning: str, detail: str, headers: str = "") -> Object:
-    """Return a response with a sentence."""
-    return response(meaning, reference("Error"), {"detail": detail}, headers)
-
-
-ERRORS: Object = {
+ERRORS = {
     "304": {"description": "The client has the current ETag"},
-    "401": error_response("The token is missing or wrong", "Not authenticated", "WWW-Authenticate"),
-    "404": error_response("There is no such task", "Task not found"),
-    "412": error_response(
-        "If-Match lacks the current ETag", "The task has changed", "ETag Cache-Control"
+    "401": response(
+        "The token is missing or wrong", ERROR, {"detail": "Not authenticated"}, "WWW-Authenticate"
+    ),
+    "404": response("There is no such task", ERROR, {"detail": "Task not found"}),
+    "412": response(
+        "If-Match lacks the current ETag",
+        ERROR,
+        {"detail": "The task has changed: its ETag is not in If-Match"},
+        "ETag Cache-Control",
     ),
     "422": response(
         "Something was not sent as it is described here",
         reference("HTTPValidationError"),
         {"detail": [MISSING.entry(["body", "name"], {"done": False})]},
     ),
-    "default": error_response(
+    "default": response(
         "Any other error; after a 5xx a write may have happened or not: repeat it as it was",
-        "Internal Server Error",
+        ERROR,
+        {"detail": "Internal Server Error"},
         "Retry-After Cache-Control",
     ),
 }
@@ -1094,17 +1102,15 @@ def describe(
     return {"parameters": parameters, **body, "responses": {"200": answer, **responses}}
 
 
-TASK_ANSWER = response(
-    "The task as it is now", reference("Task"), TASK_EXAMPLE, "ETag Cache-Control"
-)
+TASK_ANSWER = response("The task as it is now", TASK, TASK_EXAMPLE, "ETag Cache-Control")
 
-DESCRIPTIONS: dict[Operation, Object] = {
+DESCRIPTIONS = {
     get_root: describe(response("The greeting", TEXT, "Hello, world!"), "401"),
     get_info: describe(response("Its name", TEXT, "starlette"), "401"),
     list_tasks: describe(
         response(
             "The tasks; a page and a short list have an ETag, a page with more behind it a Link",
-            {"type": "array", "items": reference("Task")},
+            {"type": "array", "items": TASK},
             [TASK_EXAMPLE],
             "ETag Cache-Control Link",
         ),
@@ -1115,7 +1121,7 @@ DESCRIPTIONS: dict[Operation, Object] = {
     create_task: describe(
         response(
             "The task, or the one that the key's first use created",
-            reference("Task"),
+            TASK,
             TASK_EXAMPLE,
             "ETag Cache-Control Location",
         ),
