@@ -355,7 +355,7 @@ async def list_tasks(request: Request, database: Database) -> ASGIApp:
     sent = dict(query_pairs(request))
     query = validate("query", sent, LIST_QUERY, False)
     limit = query.get("limit", WHOLE_LIST)
-    size = WHOLE_LIST if "q" in query else min(limit, WHOLE_LIST)  # of many few may match
+    size = WHOLE_LIST if "q" in query else min(limit, WHOLE_LIST)  # few may match
     listing = {"q": None, "after": 0, **query, "size": size + 1}  # one more shows if others remain
     tasks = await find_tasks(request, database, listing, limit + 1)
     if len(tasks) <= limit:
