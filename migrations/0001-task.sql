@@ -1,5 +1,8 @@
--- Tasks, each with the JSON that clients see. AUTOINCREMENT: an id is never given twice.
--- A name has 1,000 characters at most. Its bytes are checked, for length() stops at a NUL.
+-- The tasks, each with the JSON that clients receive. AUTOINCREMENT makes SQLite never reuse an id.
+-- A name has at most 1,000 characters. The CHECK counts bytes, because length() stops at a NUL.
+--
+-- Files that were created before this migration had the CHECK and STORED are still in use: their names
+-- may be longer, and their json is VIRTUAL. A migration that rebuilds the table must accept them.
 
 CREATE TABLE task (
     id    INTEGER  PRIMARY KEY AUTOINCREMENT CHECK (id > 0),

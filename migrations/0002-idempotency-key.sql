@@ -1,4 +1,5 @@
--- The Idempotency-Key that a task was created with, and a digest of that request: they go with it.
+-- The Idempotency-Key that a task was created with, and a digest of what that request asked for. Both
+-- are deleted with the task.
 -- depends: 0001-task
 
 ALTER TABLE task ADD COLUMN key TEXT;

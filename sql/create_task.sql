@@ -1,5 +1,5 @@
--- The id and the JSON of the new task. With a key that was used before: of the task that it created,
--- or nothing if the request was another one.
+-- Returns the id and the JSON of the new task. If the key has been used before: of the task that it
+-- created then, or no row if that was another request.
 INSERT INTO task (name, done, key, request)
 VALUES (:name, :done, :key, :request)
 ON CONFLICT (key) WHERE key IS NOT NULL

@@ -1,4 +1,5 @@
--- No row, but the count tells: deletes the task, if its JSON is still the one expected (NULL: any).
+-- Returns no row; the row count is 1 if the task was deleted. It is deleted only if its JSON equals
+-- :expected (NULL matches any).
 DELETE FROM task
 WHERE id = :id
   AND (:expected IS NULL OR json = :expected)

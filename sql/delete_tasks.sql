@@ -1,3 +1,3 @@
--- No row, but the count tells: deletes the tasks with this done.
+-- Returns no row; the row count is the number of tasks that were deleted, which had this :done.
 DELETE FROM task
 WHERE done = :done

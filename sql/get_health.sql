@@ -1,4 +1,4 @@
--- A task, if there is one: reading it shows that the table can be read.
+-- Returns the JSON of any task, or no row if there are none. It fails if the table cannot be read.
 SELECT json
 FROM task
 LIMIT 1

@@ -1,10 +1,10 @@
--- What list_tasks returns, of the next :size tasks with this done.
+-- Returns the same row as list_tasks, about the next :size tasks with this :done.
 SELECT count(*), max(id), group_concat(json, char(10))
 FROM (
     SELECT id, iif(:q IS NULL OR instr(lower(name), lower(:q)), json, NULL) AS json
     FROM task
     WHERE done = :done
-      AND id > :after
+      AND id > ifnull(:after, 0)
     ORDER BY id
     LIMIT :size
 )

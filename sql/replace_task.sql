@@ -1,4 +1,5 @@
--- The JSON of the task with a new name and done, if it was still the one expected (NULL: any).
+-- Returns the JSON of the task after all its fields are replaced, or no row. It is replaced only if its
+-- JSON equals :expected (NULL matches any).
 UPDATE task
 SET name = :name,
     done = :done

@@ -1,4 +1,5 @@
--- The JSON of the task with what is not NULL changed, if it was still the one expected (NULL: any).
+-- Returns the JSON of the task after the fields that are not NULL are updated, or no row. It is updated
+-- only if its JSON equals :expected (NULL matches any).
 UPDATE task
 SET name = coalesce(:name, name),
     done = coalesce(:done, done)

@@ -1,13 +1,43 @@
-"""What tests are given: applications in this process, and real servers."""
+"""Fixtures: applications in this process (`client`), and real servers (`server`).
+
+The helpers are modules beside this one:
+
+    client.py      requests to an application in this process, which take about 1 ms
+    assertions.py  assertions on whole responses
+    database.py    the database file, seen by another program
+    server.py      real servers, with any number of workers
+    starting.py    what a start leaves behind: files, locks, migrations
+    wire.py        raw connections to them
+    load.py        many clients at once that remember what was acknowledged
+    tracing.py     system calls of a server: recorded, delayed, or made to fail (strace)
+"""
+
+from __future__ import annotations
 
 import shutil
-import sqlite3
-from contextlib import closing
+from pathlib import Path
 
 import pytest
 from anyio.from_thread import start_blocking_portal
-from helpers import Client
-from processes import Server
+
+# pytest explains a failed assertion only in modules that it has rewritten: name the helpers before
+# any of them is imported.
+pytest.register_assert_rewrite(
+    "assertions",
+    "client",
+    "database",
+    "linearizability",
+    "load",
+    "server",
+    "starting",
+    "tracing",
+    "wire",
+)
+
+from client import Client  # noqa: E402
+from database import delete_all_tasks, insert_tasks  # noqa: E402
+from server import Server  # noqa: E402
+from starting import run_yoyo  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -15,74 +45,95 @@ def portal():
     """An event loop in a thread of its own, for all applications in this process."""
     with start_blocking_portal("asyncio") as portal:
         yield portal
+        portal.call(portal.stop, True)  # Cancel the requests that a failed test has left behind.
 
 
 @pytest.fixture(scope="session")
-def empty(portal, tmp_path_factory):
-    """A file without tasks; to copy it takes less time than to make one."""
+def empty_db(portal, tmp_path_factory):
+    """A database without tasks. To copy it takes less time than to create one."""
     db = tmp_path_factory.mktemp("empty") / "todo.db"
-    Client(portal, TODO_DB=str(db)).open().close()
+    Client(portal, TODO_DB=str(db)).start().stop()
+    return db
+
+
+@pytest.fixture(scope="session")
+def early_db(tmp_path_factory):
+    """A database with the first migration only, made with yoyo, and with 1,000 tasks."""
+    db = tmp_path_factory.mktemp("early") / "early.db"
+    run_yoyo(db, "apply", "--revision", "0001-task")
+    insert_tasks(db, [(f"early {number}", number % 2 == 0) for number in range(1, 1001)])
     return db
 
 
 @pytest.fixture
-def start(portal, empty, tmp_path):
-    """start(TODO_TOKEN="x") is a client of an application with these settings, stopped at the end.
-
-    It has a file of the test's own; a second one on the same file stands for a worker.
-    """
-    db = tmp_path / "todo.db"
-    shutil.copy(empty, db)
-    clients = []
-
-    def start(**settings):
-        clients.append(Client(portal, **{"TODO_DB": str(db), **settings}).open())
-        return clients[-1]
-
-    yield start
-    for client in clients:
-        client.close()
+def old_db(early_db, tmp_path):
+    """A copy of `early_db` in a folder of its own."""
+    folder = tmp_path / "old"
+    folder.mkdir()
+    return Path(shutil.copy(early_db, folder / "old.db"))
 
 
 @pytest.fixture(scope="session")
-def shared(portal, empty, tmp_path_factory):
-    db = shutil.copy(empty, tmp_path_factory.mktemp("shared"))
-    client = Client(portal, TODO_DB=str(db)).open()
+def shared_client(portal, empty_db, tmp_path_factory):
+    db = shutil.copy(empty_db, tmp_path_factory.mktemp("shared"))
+    client = Client(portal, TODO_DB=str(db)).start()
     yield client
-    client.close()
+    client.stop()
 
 
 @pytest.fixture
-def client(shared):
-    """A client of the shared application, without tasks: the first one will have the id 1."""
-    with closing(sqlite3.connect(shared.db)) as db, db:
-        db.execute("DELETE FROM task")
-        db.execute("DELETE FROM sqlite_sequence")
-    return shared
+def client(shared_client):
+    """A client of an application without settings and without tasks; the first id will be 1."""
+    delete_all_tasks(shared_client.db)
+    return shared_client
 
 
 @pytest.fixture
-def serve(empty, tmp_path):
-    """serve("--workers", "2", TODO_TOKEN="x") starts a uvicorn on an empty file, or on db=..."""
+def make_client(portal, empty_db, tmp_path):
+    """A function: make_client(TODO_TOKEN="secret") is a client of a new application.
+
+    All applications of a test have one file, without tasks, so each stands for a worker.
+    """
+    db = tmp_path / "todo.db"
+    shutil.copy(empty_db, db)
+    clients = []
+
+    def make_client(**settings):
+        client = Client(portal, **{"TODO_DB": str(db), **settings})
+        clients.append(client)
+        return client.start()
+
+    yield make_client
+    for client in clients:
+        client.stop()
+
+
+@pytest.fixture
+def make_server(empty_db, tmp_path):
+    """A function: make_server("--workers", "2", TODO_TOKEN="secret") starts a server.
+
+    Its arguments are those of Server. Without `db` all servers of a test have one file, without
+    tasks.
+    """
     servers = []
 
-    def serve(*options, db=None, **settings):
+    def make_server(*options, db=None, **named):
         if db is None:
             db = tmp_path / "served.db"
             if not db.exists():
-                shutil.copy(empty, db)
-        servers.append(Server(db, *options, **settings))
-        return servers[-1]
+                shutil.copy(empty_db, db)
+        server = Server(db, *options, **named)
+        servers.append(server)
+        return server
 
-    yield serve
+    yield make_server
     for server in servers:
-        if server.process.poll() is None:
-            server.kill()
+        server.kill()
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """One real server for all tests that do not care what else is in its file."""
+    """A server that tests share which do not mind what else is in its file."""
     server = Server(tmp_path_factory.mktemp("server") / "todo.db")
     yield server
     server.stop()

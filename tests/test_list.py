@@ -1,183 +1,593 @@
-"""The list: its parameters, its pages, its stream, and how SQLite reads it."""
+"""GET /tasks: its parameters, its pages, the whole list as a stream, and how SQLite reads it.
+
+For invalid parameters see test_validation.py, for preconditions test_preconditions.py.
+"""
 
 import asyncio
+import contextlib
+import json
 import re
+import shutil
 import sqlite3
-import string
-from contextlib import closing
-from itertools import product
+import threading
+from itertools import chain, product
 from urllib.parse import urlencode
 
 import pytest
-from helpers import Client, check, check_tagged, compact, fields, insert, strict, tag
+from assertions import (
+    assert_json_body,
+    assert_not_modified,
+    assert_page,
+    assert_status,
+    etag_of,
+    headers_of,
+)
+from client import Client
+from database import insert_tasks
 
 import todo
 
-LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-LONG = 2_000  # tasks of the long list, which is read in several pieces
-NAMES = ["milk", "MILK", "Milk & more=100%", "", "100_percent", "a\x00b", "A\x00B", "Äpfel"]
-NAMES += ["äpfel", "\u017fKI", "ski", "+ +"]
-TEXTS = ["", "mILk", "& more=", "%", "\x00b", "Ä", "SKI", "+ +", "m.lk"]
-QUERIES_OF_PAGES = [
-    "limit=1&q=a%26b%3Dc%25d%2Be+f",
-    "q=%00&limit=2&x=%C3%A9%26&=",
-    "done=on&limit=1&q=",
-]
-QUERIES_OF_PAGES += ["q=%C3%A9%23%3F%3B%2F%3C%3E%22%27%5C%2C%F0%9F%91%8D&limit=2&done=YES"]
-RARE = [*range(100, LONG + 1, 100)]
-COMMON = [id for id in range(1, LONG + 1) if id not in RARE]
-QUERIES = {"q=rare": RARE, "done=true": RARE, "q=RARE&done=1": RARE, "q=rare&after=99": RARE}
-QUERIES |= {"q=%C3%A91&done=false": [id for id in COMMON if str(id)[0] == "1"], "done=no": COMMON}
-QUERIES |= {"q=nowhere": [], "after=2000": [], f"after={2**63 - 1}": []}
-BY_ID = "SEARCH task USING INTEGER PRIMARY KEY (rowid=?)"
-PLANS = dict.fromkeys(["get_task", "replace_task", "update_task", "delete_task"], BY_ID)
-PLANS["delete_tasks"] = "SEARCH task USING INDEX task_done (done=?)"
-PLANS["list_tasks"] = "SEARCH task USING INTEGER PRIMARY KEY (rowid>?)"
-PLANS["list_tasks_by_done"] = "SEARCH task USING INDEX task_done (done=? AND rowid>?)"
+with_and_without_slash = pytest.mark.parametrize("path", ["/tasks", "/tasks/"])
 
 
-def next_page(answer):
-    """Where the Link of a page leads, if it has one."""
-    link = answer.headers.get("link")
-    return link and re.fullmatch(r'<(/tasks\?[!-~]+)>; rel="next"', link)[1]
+def next_page(response):
+    """Return the target in the Link of a page, or None if it has no Link."""
+    link = response.headers.get("link")
+    if link is None:
+        return None
+    found = re.fullmatch(r'<(/tasks\?[!-~]+)>; rel="next"', link)
+    assert found, f"unexpected Link: {link}"
+    return found[1]
 
 
-def check_pages(client, query, expected, limit):
-    """Check that the pages to which the Links lead are full, but for the last, and have these."""
-    target = f"/tasks?{query}"
-    found = []
+def read_pages(client, target):
+    """Return the tasks of this page and of those that the Links lead to, a list for each page."""
+    pages = []
     while target is not None:
-        answer = client.get(target)
-        found.append(strict(answer.content))
-        target = next_page(answer)
-    assert [task for page in found for task in page] == expected
-    assert [len(page) for page in found[:-1]] == [limit] * ((len(expected) - 1) // limit)
+        response = client.get(target)
+        assert_status(response, 200)
+        pages.append(response.json())
+        target = next_page(response)
+    return pages
 
 
-@pytest.fixture(scope="module")
-def long(portal, empty, tmp_path_factory):
-    """A client of an application with 2,000 tasks, of which every hundredth is done and rare."""
-    db = tmp_path_factory.mktemp("long") / "todo.db"
-    db.write_bytes(empty.read_bytes())
-    insert(db, [(f"{'rare' * (id % 100 == 0)} é{id}", id % 100 == 0) for id in range(1, LONG + 1)])
-    client = Client(portal, TODO_DB=str(db)).open()
-    yield client
-    client.close()
+def ids_of(tasks):
+    """Return the ids of tasks."""
+    return [task["id"] for task in tasks]
 
 
 # Parameters
 
 
+@pytest.mark.parametrize(
+    ("q", "found"),
+    [
+        ("", ["milk", "MILK", "50% off", "a_b", "a\x00B", "Äpfel", "äpfel", "\u017fki", "+ +"]),
+        ("milk", ["milk", "MILK"]),
+        ("mILk", ["milk", "MILK"]),
+        ("ilk", ["milk", "MILK"]),
+        ("m.lk", []),
+        ("%", ["50% off"]),
+        ("_", ["a_b"]),
+        ("*", []),
+        ("\x00", ["a\x00B"]),
+        ("A\x00b", ["a\x00B"]),
+        ("Ä", ["Äpfel"]),
+        ("ä", ["äpfel"]),
+        ("PFEL", ["Äpfel", "äpfel"]),
+        ("ski", []),
+        ("KI", ["\u017fki"]),
+        ("+ +", ["+ +"]),
+        (" ", ["50% off", "+ +"]),
+        ("name", []),
+        pytest.param("x" * 2000, [], id="2000 characters"),
+    ],
+)
+def test_q_finds_the_names_that_contain_it(client, q, found):
+    names = ["milk", "MILK", "50% off", "a_b", "a\x00B", "Äpfel", "äpfel", "\u017fki", "+ +"]
+    insert_tasks(client.db, [(name, False) for name in names])
+    response = client.get(f"/tasks?{urlencode({'q': q})}")
+    assert [task["name"] for task in response.json()] == found
+
+
+@pytest.mark.parametrize(
+    ("query", "ids"),
+    [
+        ("done=true", [1, 3, 5]),
+        ("done=1", [1, 3, 5]),
+        ("done=YES", [1, 3, 5]),
+        ("done=false", [2, 4]),
+        ("done=oFf", [2, 4]),
+        ("limit=2", [1, 2]),
+        ("limit=0002", [1, 2]),
+        ("limit=1000", [1, 2, 3, 4, 5]),
+        ("sort=id", [1, 2, 3, 4, 5]),
+        ("sort=-id", [5, 4, 3, 2, 1]),
+        ("sort=%2Did", [5, 4, 3, 2, 1]),
+        ("after=0", [1, 2, 3, 4, 5]),
+        ("after=3", [4, 5]),
+        ("after=0003", [4, 5]),
+        ("after=5", []),
+        ("after=9223372036854775807", []),
+        ("sort=-id&after=0", []),
+        ("sort=-id&after=1", []),
+        ("sort=-id&after=3", [2, 1]),
+        ("sort=-id&after=9223372036854775807", [5, 4, 3, 2, 1]),
+        ("sort=-id&limit=2&done=true", [5, 3]),
+        ("sort=-id&after=5&done=true", [3, 1]),
+        ("q=a", [1, 2, 5]),
+        ("q=a&done=true", [1, 5]),
+        ("q=a&done=true&sort=-id", [5, 1]),
+        ("q=a&after=1&limit=1", [2]),
+    ],
+)
+def test_a_parameter_selects_tasks(client, query, ids):
+    tasks = [("a1", True), ("a2", False), ("b3", True), ("b4", False), ("a5", True)]
+    insert_tasks(client.db, tasks)
+    response = client.get(f"/tasks?{query}")
+    assert_status(response, 200)
+    assert ids_of(response.json()) == ids
+
+
 @pytest.mark.parametrize("limit", [None, 1, 3, 1000])
 @pytest.mark.parametrize("done", [None, True, False])
-def test_parameters_combine(client, done, limit):
-    insert(client.db, [(name, number % 3 == 0) for number, name in enumerate(NAMES)])
-    tasks = [task for task in client.tasks() if done is None or task["done"] is done]
-    for q, after in product([None, *TEXTS], [None, 0, 5, 99]):
-        wanted = (q or "").translate(LOWER)
-        found = [task for task in tasks if wanted in task["name"].translate(LOWER)]
-        query = {"done": done, "q": q, "limit": limit, "after": after}
+@pytest.mark.parametrize("sort", [None, "id", "-id"])
+def test_parameters_combine(client, done, sort, limit):
+    names = ["milk", "bread", "Milk", "", "apples", "MILK\x00", "more milk", "eggs"]
+    insert_tasks(client.db, [(name, number % 3 == 0) for number, name in enumerate(names)])
+    tasks = client.list_tasks()
+    if done is not None:
+        tasks = [task for task in tasks if task["done"] is done]
+    if sort == "-id":
+        tasks.reverse()
+    for q, after in product([None, "", "milk"], [None, 0, 4, 5, 99]):
+        query = {"done": done, "q": q, "sort": sort, "limit": limit, "after": after}
         given = {name: value for name, value in query.items() if value is not None}
-        expected = [task for task in found if task["id"] > (after or 0)]
-        check_pages(client, urlencode(given), expected, limit or LONG)
+        expected = [task for task in tasks if (q or "") in task["name"].lower()]
+        if after is not None and sort == "-id":
+            expected = [task for task in expected if task["id"] < after]
+        elif after is not None:
+            expected = [task for task in expected if task["id"] > after]
+        pages = read_pages(client, f"/tasks?{urlencode(given)}")
+        assert list(chain.from_iterable(pages)) == expected, given
 
 
-@pytest.mark.parametrize("query", ["DONE=x&LIMIT=0", "done[]=x", "=", "&&", "%", "limit=0002"])
+@pytest.mark.parametrize(
+    "query", ["DONE=x&LIMIT=0", "done[]=x", "Sort=-id", "order=-id", "=", "&&", "%", "%FF=%FF"]
+)
 def test_unknown_parameters_are_ignored(client, query):
-    insert(client.db, [("a", True), ("b", False)])
-    both = client.tasks()
-    assert client.get(f"/tasks?{query}").json() == both
-    found = client.get(f"/tasks?{query}&limit=2&limit=1&done=x&done=false")  # the last counts
-    assert found.json() == both[1:]
+    insert_tasks(client.db, [("milk", True), ("bread", False)])
+    assert ids_of(client.get(f"/tasks?{query}").json()) == [1, 2]
+    assert ids_of(client.get(f"/tasks?{query}&done=false").json()) == [2]
+
+
+def test_of_a_repeated_parameter_the_last_one_counts(client):
+    insert_tasks(client.db, [("milk", True), ("bread", False), ("eggs", False)])
+    query = "done=x&limit=0&sort=x&after=x&done=false&limit=1&sort=-id&after=9"
+    assert ids_of(client.get(f"/tasks?{query}").json()) == [3]
 
 
 # Pages
 
 
-@pytest.mark.parametrize("query", QUERIES_OF_PAGES)
-def test_a_link_keeps_every_other_parameter(client, query):
-    insert(client.db, [("a&b=c%d+e f é#?;/<>\"'\\,👍 \x00", True)] * 5)
-    for after in ("", "&after=0&after=1"):
-        first = client.get(f"/tasks?{query}{after}")
-        assert next_page(first) == f"/tasks?{query}&after={first.json()[-1]['id']}"
-
-
-@pytest.mark.parametrize("path", ["/tasks", "/tasks/"])
-def test_a_page_has_a_link_only_while_more_remain(client, path):
-    insert(client.db, [("x", False)] * 4)
-    tasks = client.tasks()
-    for limit in (4, 5, 1000):
-        check_tagged(client.get(f"{path}?limit={limit}"), tasks)
-    check_tagged(client.get(f"{path}?limit=2&after=2"), tasks[2:])
+@with_and_without_slash
+def test_a_page_has_a_link_only_while_more_tasks_remain(client, path):
+    insert_tasks(client.db, [("milk", False)] * 4)
+    tasks = client.list_tasks()
     link = '</tasks?limit=2&after=3>; rel="next"'
-    check_tagged(client.get(f"{path}?limit=2&after=1"), tasks[1:3], link=link)
-    assert client.head(f"{path}?limit=2&after=1").headers["link"] == link
+    assert_page(client.get(f"{path}?limit=2&after=1"), tasks[1:3], link=link)
+    assert_page(client.get(f"{path}?limit=2&after=2"), tasks[2:])
+    assert_page(client.get(f"{path}?limit=3&after=2"), tasks[2:])
+    assert_page(client.get(f"{path}?limit=4"), tasks)
+    assert_page(client.get(f"{path}?limit=5"), tasks)
+    assert_page(client.get(f"{path}?limit=1000"), tasks)
 
 
-@pytest.mark.parametrize(("query", "ids"), QUERIES.items(), ids=QUERIES)
-def test_a_page_is_full_while_more_remain(long, query, ids):
-    tasks = long.get(f"/tasks?{query}").json()
-    assert [task["id"] for task in tasks] == ids
-    for limit in (10, 19, 20, 299, 300, 301, 1000):
-        check_pages(long, f"{query}&limit={limit}", tasks, limit)
+@with_and_without_slash
+def test_a_page_of_the_newest_tasks_links_to_older_ones(client, path):
+    insert_tasks(client.db, [("milk", False)] * 4)
+    newest_first = client.list_tasks()[::-1]
+    first = client.get(f"{path}?sort=-id&limit=2")
+    assert_page(first, newest_first[:2], link='</tasks?sort=-id&limit=2&after=3>; rel="next"')
+    assert_page(client.get(f"{path}?sort=-id&limit=2&after=3"), newest_first[2:])
+    assert_page(client.get(f"{path}?sort=-id&limit=4"), newest_first)
 
 
-# The whole list
+@pytest.mark.parametrize(
+    ("query", "next_query"),
+    [
+        ("limit=2", "limit=2&after=2"),
+        ("limit=02", "limit=02&after=2"),
+        ("after=1&limit=2", "after=3&limit=2"),
+        ("limit=2&after=0&after=1", "limit=2&after=3"),
+        ("limit=1&limit=2", "limit=2&after=2"),
+        ("limit=2&sort=-id", "limit=2&sort=-id&after=4"),
+        ("sort=id&limit=2", "sort=id&limit=2&after=2"),
+        ("done=YES&limit=2&q=", "done=YES&limit=2&q=&after=2"),
+        ("limit=1&q=a%26b%3Dc%25d%2Be+f", "limit=1&q=a%26b%3Dc%25d%2Be+f&after=1"),
+        ("q=%00&limit=2&x=%C3%A9%26&=", "q=%00&limit=2&x=%C3%A9%26&=&after=2"),
+        (
+            "q=%C3%A9%23%3F%3B%2F%3C%3E%22%27%5C%2C%F0%9F%91%8D&limit=2",
+            "q=%C3%A9%23%3F%3B%2F%3C%3E%22%27%5C%2C%F0%9F%91%8D&limit=2&after=2",
+        ),
+    ],
+)
+def test_a_link_keeps_every_other_parameter(client, query, next_query):
+    insert_tasks(client.db, [("a&b=c%d+e f é#?;/<>\"'\\,👍 \x00", True)] * 5)
+    assert next_page(client.get(f"/tasks?{query}")) == f"/tasks?{next_query}"
 
 
-@pytest.mark.parametrize("query", ["", "?done=false", "?q=x", "?after=0"])
-@pytest.mark.parametrize("count", [0, 1, 300, 301, 600, 601])
-def test_a_list_of_at_most_300_tasks_has_a_tag_and_a_longer_one_is_streamed(client, count, query):
-    insert(client.db, [("x", False)] * count)
-    answer = client.get(f"/tasks{query}")
+@pytest.mark.parametrize("root_path", ["/api", "/api/"])
+def test_a_link_has_the_root_path(client, root_path):
+    insert_tasks(client.db, [("milk", False)] * 2)
+    response = client.get("/api/tasks?limit=1", root_path=root_path)
+    assert response.headers["link"] == '</api/tasks?limit=1&after=1>; rel="next"'
+
+
+def test_a_page_that_gets_a_next_page_is_no_longer_the_same(client):
+    insert_tasks(client.db, [("milk", False)] * 2)
+    last = client.get("/tasks?limit=2")
+    if_changed = {"If-None-Match": etag_of(last)}
+    assert_not_modified(client.get("/tasks?limit=2", headers=if_changed), etag_of(last))
+    insert_tasks(client.db, [("bread", False)])
+    page = client.get("/tasks?limit=2", headers=if_changed)
+    assert_page(page, last.json(), link='</tasks?limit=2&after=2>; rel="next"')
+
+
+@pytest.mark.parametrize("target", ["/tasks", "/tasks?limit=2", "/tasks?limit=1&sort=-id&q=m"])
+def test_head_has_the_headers_of_get(client, target):
+    insert_tasks(client.db, [("milk", False)] * 3)
+    head = client.head(target)
+    assert_status(head, 200)
+    assert headers_of(head) == headers_of(client.get(target))
+
+
+# A list of 1,000 tasks, which is read in several pieces
+
+
+@pytest.fixture(scope="module")
+def long_client(portal, empty_db, tmp_path_factory):
+    """A client of an application with 1,000 tasks; every hundredth is done and has a rare name."""
+    db = shutil.copy(empty_db, tmp_path_factory.mktemp("long"))
+    tasks = [("rare" if id % 100 == 0 else "common", id % 100 == 0) for id in range(1, 1001)]
+    insert_tasks(db, tasks)
+    client = Client(portal, TODO_DB=str(db)).start()
+    yield client
+    client.stop()
+
+
+RARE = list(range(100, 1001, 100))
+COMMON = [id for id in range(1, 1001) if id % 100 != 0]
+ALL = list(range(1, 1001))
+
+
+@pytest.mark.parametrize("sort", ["id", "-id"])
+@pytest.mark.parametrize(
+    ("query", "ids", "limit"),
+    [
+        *[("q=rare", RARE, limit) for limit in (1, 3, 9, 10, 11, 300, 1000)],
+        *[("done=true", RARE, limit) for limit in (1, 3, 9, 10, 11, 300, 1000)],
+        *[("q=RARE&done=1", RARE, limit) for limit in (1, 3, 9, 10, 11, 300, 1000)],
+        *[("q=common", COMMON, limit) for limit in (299, 300, 301, 495, 989, 990, 991)],
+        *[("done=no", COMMON, limit) for limit in (299, 300, 301, 495, 989, 990, 991)],
+        *[("q=", ALL, limit) for limit in (200, 299, 300, 301, 500, 999, 1000)],
+        *[("", ALL, limit) for limit in (200, 299, 300, 301, 500, 999, 1000)],
+        ("q=nowhere", [], 1),
+        ("q=rare&done=false", [], 1000),
+    ],
+)
+def test_every_page_but_the_last_is_full(long_client, query, ids, limit, sort):
+    expected = ids if sort == "id" else ids[::-1]
+    pages = read_pages(long_client, f"/tasks?{query}&sort={sort}&limit={limit}")
+    assert [ids_of(page) for page in pages] == split(expected, limit)
+
+
+def split(ids, limit):
+    """Return ids in pages of this size; the last one may be shorter, and there is at least one."""
+    return [ids[start : start + limit] for start in range(0, len(ids), limit)] or [[]]
+
+
+@pytest.mark.parametrize(
+    ("query", "ids"),
+    [
+        ("", ALL),
+        ("?after=0", ALL),
+        ("?after=299", ALL[299:]),
+        ("?after=700", ALL[700:]),
+        ("?after=1000", []),
+        ("?done=false", COMMON),
+        ("?done=true", RARE),
+        ("?q=common", COMMON),
+        ("?q=rare", RARE),
+        ("?q=rare&after=100", RARE[1:]),
+        ("?q=nowhere", []),
+        ("?sort=-id", ALL[::-1]),
+        ("?sort=-id&after=301", ALL[299::-1]),
+        ("?sort=-id&after=302", ALL[300::-1]),
+        ("?sort=-id&done=false", COMMON[::-1]),
+        ("?sort=-id&q=rare", RARE[::-1]),
+    ],
+)
+def test_a_long_list_is_complete(long_client, query, ids):
+    response = long_client.get(f"/tasks{query}")
+    assert_status(response, 200)
+    assert ids_of(response.json()) == ids
+
+
+@pytest.mark.parametrize("sort", ["id", "-id"])
+def test_a_stream_goes_on_after_a_piece_in_which_nothing_is_found(client, sort):
+    names = ["milk"] * 400 + ["bread"] * 700 + ["milk"] * 400
+    insert_tasks(client.db, [(name, False) for name in names])
+    response = client.get(f"/tasks?q=milk&sort={sort}")
+    assert_status(response, 200)
+    assert sorted(ids_of(response.json())) == [*range(1, 401), *range(1101, 1501)]
+
+
+@pytest.mark.parametrize("query", ["", "?done=false", "?q=x", "?after=0", "?sort=-id"])
+@pytest.mark.parametrize("count", [0, 1, 299, 300])
+def test_a_list_of_at_most_300_tasks_has_an_etag(client, count, query):
+    insert_tasks(client.db, [("x", False)] * count)
     expected = [{"name": "x", "done": False, "id": id} for id in range(1, count + 1)]
-    if count <= 300:
-        check_tagged(answer, expected)
-        assert tag(client.head(f"/tasks{query}")) == tag(answer)
-    else:
-        assert (answer.status_code, answer.content) == (200, compact(expected))
-        assert fields(answer) == {"content-type": "application/json"}
+    if query == "?sort=-id":
+        expected.reverse()
+    assert_page(client.get(f"/tasks{query}"), expected)
 
 
-@pytest.fixture
-def slow(client, monkeypatch):
-    """A client of an application that reads its 1,000 tasks one by one."""
-    monkeypatch.setattr(todo, "WHOLE_LIST", 1)
-    insert(client.db, [("x", False)] * 1_000)
-    return client
+@pytest.mark.parametrize("query", ["", "?done=false", "?q=x", "?after=0", "?sort=-id"])
+@pytest.mark.parametrize("count", [301, 600, 601, 602, 901])
+def test_a_longer_list_is_streamed_without_an_etag(client, count, query):
+    insert_tasks(client.db, [("x", False)] * count)
+    expected = [{"name": "x", "done": False, "id": id} for id in range(1, count + 1)]
+    if query == "?sort=-id":
+        expected.reverse()
+    response = client.get(f"/tasks{query}")
+    assert_status(response, 200)
+    assert_json_body(response, expected)
+    assert headers_of(response) == {"content-type": "application/json"}
 
 
-@pytest.mark.parametrize("query", ["", "?q=x", "?q=nowhere", "?q=none&limit=1", "?limit=1000"])
-def test_a_list_ends_when_its_client_has_left(slow, query):
-    async def receive():
+# How a list is read and sent
+
+
+@contextlib.contextmanager
+def recorded_reads(client):
+    """Yield a list to which every statement is added that the application reads with."""
+    reads = []
+    reader = client.application.database.reader
+    reader.set_trace_callback(reads.append)
+    try:
+        yield reads
+    finally:
+        reader.set_trace_callback(None)
+
+
+class StreamReader:
+    """Calls an application as a server does, and takes the response piece by piece.
+
+    `at_piece` is called for each piece of the body when it arrives. The client leaves when it sets
+    `has_left`.
+    """
+
+    def __init__(self, at_piece=lambda: None, spec_version="2.3"):
+        self.at_piece = at_piece
+        self.spec_version = spec_version
+        self.has_left = asyncio.Event()
+        self.messages = []
+        self.pieces = []
+
+    async def get(self, client, target):
+        """Send a GET, and return when the application has ended with it."""
+        path, _, query = target.partition("?")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": self.spec_version},
+            "http_version": "1.1",
+            "method": "GET",
+            "path": path,
+            "query_string": query.encode(),
+            "headers": [],
+        }
+        await client.app(scope, self.receive, self.send)
+
+    async def receive(self):
+        """Wait until the client leaves."""
+        await self.has_left.wait()
         return {"type": "http.disconnect"}
 
-    async def send(message):
-        sent.append(message)
+    async def send(self, message):
+        """Take a message of the response."""
+        self.messages.append(message)
+        if message.get("body"):
+            self.pieces.append(message["body"])
+            self.at_piece()
 
-    sent = []
-    scope = {"type": "http", "method": "GET", "path": "/tasks", "query_string": query[1:].encode()}
-    slow.portal.call(slow, {**scope, "headers": [], "http_version": "1.1"}, receive, send)
-    assert not sent or sent[0]["status"] != 200 or sent[-1].get("more_body")
-
-
-@pytest.mark.parametrize("query", ["", "?q=nowhere", "?q=nowhere&limit=1", "?limit=1000"])
-def test_others_are_answered_while_a_long_list_is_read(slow, query):
-    async def both():
-        reading = asyncio.create_task(slow.ask("GET", f"/tasks{query}"))
-        await asyncio.sleep(0)  # it begins
-        check(await slow.ask("GET", "/info"), "starlette")
-        assert not reading.done()
-        return await reading
-
-    assert slow.portal.call(both).status_code == 200
+    @property
+    def is_complete(self):
+        """Whether the whole response has been sent."""
+        return self.messages[-1].get("more_body", False) is False
 
 
-@pytest.mark.parametrize(("statement", "expected"), PLANS.items())
-def test_no_statement_reads_more_than_it_must(long, statement, expected):
+def test_the_first_bytes_of_a_long_list_leave_after_one_read(long_client):
+    with recorded_reads(long_client) as reads:
+        reads_at_piece = []
+        reader = StreamReader(lambda: reads_at_piece.append(len(reads)))
+        long_client.portal.call(reader.get, long_client, "/tasks")
+    assert ids_of(json.loads(b"".join(reader.pieces))) == ALL
+    assert reads_at_piece[:3] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        ("", 4),
+        ("?q=common", 4),
+        ("?q=nowhere", 4),
+        ("?q=nowhere&limit=1", 4),
+        ("?sort=-id&q=nowhere", 4),
+        ("?q=rare&limit=1", 1),
+        ("?q=rare&limit=2", 1),
+        ("?q=rare&limit=3", 2),
+        ("?limit=1000", 1),
+        ("?limit=1000&done=false", 1),
+        ("?limit=1000&sort=-id", 1),
+        ("?done=true", 1),
+    ],
+)
+def test_only_a_stream_or_a_search_is_read_in_pieces_of_300(long_client, query, count):
+    with recorded_reads(long_client) as reads:
+        assert_status(long_client.get(f"/tasks{query}"), 200)
+    assert len(reads) == count
+
+
+def test_head_reads_only_the_beginning_of_a_long_list(long_client):
+    with recorded_reads(long_client) as reads:
+        response = long_client.head("/tasks")
+    assert_status(response, 200)
+    assert headers_of(response) == headers_of(long_client.get("/tasks"))
+    assert len(reads) == 1
+
+
+@pytest.mark.parametrize("sort", ["id", "-id"])
+def test_a_task_that_exists_all_the_time_is_in_a_long_list_exactly_once(client, sort):
+    insert_tasks(client.db, [("milk", False)] * 1000)
+    deleted = {1, 299, 300, 301, 302, 600, 601, 699, 700, 701, 1000}
+    changes = [
+        f"DELETE FROM task WHERE id IN ({', '.join(map(str, deleted))})",
+        "INSERT INTO task (name, done) VALUES ('bread', 0)",
+        "UPDATE task SET name = 'eggs' WHERE id % 2 = 0",
+    ]
+
+    def change():
+        with contextlib.closing(sqlite3.connect(client.db)) as connection, connection:
+            while changes:
+                connection.execute(changes.pop(0))
+
+    reader = StreamReader(change)
+    client.portal.call(reader.get, client, f"/tasks?sort={sort}")
+    ids = ids_of(json.loads(b"".join(reader.pieces)))
+    assert changes == []
+    assert ids == sorted(set(ids), reverse=sort == "-id")
+    assert set(range(1, 1001)) - deleted <= set(ids)
+
+
+def test_a_long_list_does_not_hold_up_a_checkpoint(client):
+    insert_tasks(client.db, [("milk", False)] * 1000)
+    results = []
+
+    def checkpoint():
+        with contextlib.closing(sqlite3.connect(client.db, timeout=0)) as connection:
+            connection.execute("UPDATE task SET name = 'bread' WHERE id = 1")
+            connection.commit()
+            results.append(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
+
+    reader = StreamReader(checkpoint)
+    client.portal.call(reader.get, client, "/tasks")
+    assert len(results) > 3
+    assert set(results) == {(0, 0, 0)}, "not busy, and nothing is left in the log"
+
+
+@pytest.mark.parametrize("sort", ["id", "-id"])
+@pytest.mark.parametrize("query", ["", "&done=false"])
+def test_a_page_never_shows_tasks_together_that_were_not_in_the_table_together(client, query, sort):
+    """Another program gives the first and the last task of the page the same new name."""
+    insert_tasks(client.db, [("0", False)] * 1000)
+    is_stopping = threading.Event()
+
+    def rename():
+        with contextlib.closing(sqlite3.connect(client.db, isolation_level=None)) as connection:
+            connection.execute("PRAGMA synchronous = OFF")
+            number = 0
+            while not is_stopping.is_set():
+                number += 1
+                names = {"name": str(number)}
+                connection.execute("UPDATE task SET name = :name WHERE id IN (1, 1000)", names)
+
+    thread = threading.Thread(target=rename)
+    thread.start()
+    pages = [client.get(f"/tasks?limit=1000&sort={sort}{query}").json() for _ in range(10)]
+    is_stopping.set()
+    thread.join()
+    names = [(page[0]["name"], page[-1]["name"]) for page in pages]
+    assert [first for first, _ in names] == [last for _, last in names]
+    assert len(set(names)) > 1, "The tasks were not renamed meanwhile."
+
+
+@pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
+@pytest.mark.parametrize("query", ["", "?q=common"])
+def test_a_stream_ends_when_its_client_leaves(long_client, query, spec_version):
+    with recorded_reads(long_client) as reads:
+        reader = StreamReader(lambda: reader.has_left.set(), spec_version)
+        long_client.portal.call(reader.get, long_client, f"/tasks{query}")
+    assert len(reads) <= 3
+    assert not reader.is_complete
+
+
+@pytest.mark.parametrize("query", ["?q=nowhere", "?q=nowhere&limit=1", "?q=nowhere&sort=-id"])
+def test_a_search_ends_when_its_client_has_left(long_client, caplog, query):
+    with recorded_reads(long_client) as reads:
+        reader = StreamReader()
+        reader.has_left.set()
+        long_client.portal.call(reader.get, long_client, f"/tasks{query}")
+    assert len(reads) == 1
+    assert 200 not in [message.get("status") for message in reader.messages]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("query", ["", "?q=nowhere", "?q=nowhere&limit=1"])
+def test_others_are_answered_while_many_long_lists_are_read(long_client, query):
+    """A short request waits for few of the pieces that 50 lists read at the same time."""
+
+    async def read_meanwhile():
+        lists = [
+            asyncio.create_task(StreamReader().get(long_client, f"/tasks{query}"))
+            for _ in range(50)
+        ]
+        while len(reads) < 60:  # Each list has read its first piece.
+            await asyncio.sleep(0)
+        waits = []
+        for _ in range(10):
+            before = len(reads)
+            await asyncio.create_task(long_client.send("GET", "/info"))
+            waits.append(len(reads) - before)
+        assert len(reads) < 150
+        await asyncio.gather(*lists)
+        return waits
+
+    with recorded_reads(long_client) as reads:
+        waits = long_client.portal.call(read_meanwhile)
+    assert len(reads) == 200
+    assert max(waits) <= 2, waits
+
+
+# How SQLite finds the tasks
+
+BY_ID = "SEARCH task USING INTEGER PRIMARY KEY (rowid=?)"
+
+
+PLANS = {
+    "create_task": [],
+    "get_task": [BY_ID],
+    "replace_task": [BY_ID],
+    "update_task": [BY_ID],
+    "delete_task": [BY_ID],
+    "delete_tasks": ["SEARCH task USING INDEX task_done (done=?)"],
+    "list_tasks": ["SEARCH task USING INTEGER PRIMARY KEY (rowid>?)"],
+    "list_newest_tasks": ["SEARCH task USING INTEGER PRIMARY KEY (rowid<?)"],
+    "list_tasks_by_done": ["SEARCH task USING INDEX task_done (done=? AND rowid>?)"],
+    "list_newest_tasks_by_done": ["SEARCH task USING INDEX task_done (done=? AND rowid<?)"],
+    "get_health": ["SCAN task"],  # It has a LIMIT.
+}
+
+
+@pytest.mark.parametrize(("statement", "steps"), PLANS.items(), ids=PLANS)
+def test_a_statement_reads_no_more_than_it_must(long_client, statement, steps):
     sql = todo.SQL[statement]
-    with closing(sqlite3.connect(long.db)) as db:
-        parameters = dict.fromkeys(re.findall(r":(\w+)", sql), "1")
-        rows = db.execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall()
-    steps = [row[3].replace("COVERING ", "") for row in rows]
-    assert [step for step in steps if "task" in step or "B-TREE" in step] == [expected]
+    parameters = dict.fromkeys(re.findall(r":(\w+)", sql), 1)
+    with contextlib.closing(sqlite3.connect(long_client.db)) as connection:
+        rows = connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall()
+    plan = [row[3].replace("COVERING ", "") for row in rows]
+    assert [step for step in plan if "task" in step or "B-TREE" in step] == steps
+
+
+def test_the_plan_of_every_statement_is_known():
+    assert PLANS.keys() == todo.SQL.keys()

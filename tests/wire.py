@@ -1,98 +1,119 @@
-"""A raw connection to a server."""
+"""A raw connection to a server: for requests that no HTTP client would send."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
+from collections.abc import Mapping
 from http.client import parse_headers
+from typing import Self
 
 import httpx
+from server import Server
 
-JSON = {"Content-Type": "application/json"}
 
+class Connection:
+    """A connection on which any bytes can be sent, and the responses are read one by one."""
 
-class Wire:
-    """A connection on which anything can be sent, and each answer read as it comes."""
-
-    def __init__(self, server):
+    def __init__(self, server: Server) -> None:
         self.socket = socket.create_connection(server.address, timeout=30)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.file = self.socket.makefile("rb")
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
         self.file.close()
         self.socket.close()
 
-    def send(self, data):
+    def reset(self) -> None:
+        """Close the connection with a reset (RST), as when a client's machine has restarted."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+    def send(self, data: bytes) -> None:
+        """Send these bytes."""
         self.socket.sendall(data)
-        return self
 
-    def request(self, method, target, body=b"", headers=JSON):
-        """Send a request; its length is declared unless its headers say something of it."""
-        return self.send(written(method, target, body, headers))
+    def send_request(
+        self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] = {}
+    ) -> None:
+        """Send what `encode_request` returns for these arguments."""
+        self.send(encode_request(method, target, body, headers))
 
-    def head(self):
-        """The status and the headers of the next answer, whose body is not read yet."""
-        status = self.file.readline().split()
-        assert status, "the connection is closed"
-        return httpx.Response(int(status[1]), headers=parse_headers(self.file).items())
+    def read_head(self) -> httpx.Response:
+        """Return the status and the headers of the next response, and leave its body unread."""
+        line = self.file.readline()
+        assert line, "The server has closed the connection."
+        return httpx.Response(int(line.split()[1]), headers=parse_headers(self.file).items())
 
-    def answer(self):
-        """The next answer, which is not one to HEAD."""
-        head = self.head()
-        stream = httpx.ByteStream(self.body(head))
-        answer = httpx.Response(head.status_code, headers=head.headers, stream=stream)
-        answer.read()
-        return answer
+    def read_body(self, head: httpx.Response) -> bytes:
+        """Return the body that follows this head; raise ConnectionError if it is cut off."""
+        if "transfer-encoding" in head.headers:
+            return self.read_chunks()
+        size = int(head.headers.get("content-length", 0))
+        body = self.file.read(size)
+        if len(body) < size:
+            raise ConnectionError("The response was cut off.")
+        return body
 
-    def body(self, head):
-        """What follows this head; raise ConnectionError if it breaks off."""
-        if "transfer-encoding" not in head.headers:
-            return self.file.read(int(head.headers.get("content-length", 0)))
-        pieces: list[bytes] = []
-        while pieces[-1:] != [b""]:
-            size = self.file.readline()
-            if not size:
-                raise ConnectionError("broken off")
-            pieces.append(self.file.read(int(size, 16) + 2)[:-2])
-        return b"".join(pieces)
+    def read_chunks(self) -> bytes:
+        """Return a chunked body; raise ConnectionError if it is cut off."""
+        body = bytearray()
+        while True:
+            line = self.file.readline()
+            if not line.endswith(b"\n"):
+                raise ConnectionError("The response was cut off.")
+            size = int(line, 16)
+            chunk = self.file.read(size + 2)[:-2]
+            if size == 0:
+                return bytes(body)
+            body += chunk
 
-    def rest(self):
-        """All that comes until the server closes the connection."""
-        try:
+    def read_response(self) -> httpx.Response:
+        """Return the next response, which must not be one to HEAD."""
+        head = self.read_head()
+        stream = httpx.ByteStream(self.read_body(head))
+        response = httpx.Response(head.status_code, headers=head.headers, stream=stream)
+        response.read()
+        return response
+
+    def read_rest(self) -> bytes:
+        """Return all bytes that come until the server closes the connection."""
+        with contextlib.suppress(ConnectionError):
             return self.file.read()
-        except ConnectionError:
-            return b""
-
-    def vanish(self, reset):
-        """Go away at once: with a reset, or quietly."""
-        if reset:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.__exit__()
+        return b""
 
 
-def written(method, target, body, headers=JSON):
-    """A request as it is sent."""
-    fields = {"Host": "test", **headers}
-    if body and not {"Content-Length", "Transfer-Encoding"} & fields.keys():
-        fields["Content-Length"] = str(len(body))
-    lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {fields[name]}" for name in fields]]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+def encode_request(
+    method: str, target: str, body: bytes = b"", headers: Mapping[str, str] = {}
+) -> bytes:
+    """Return the bytes of a request.
+
+    It has a Host; POST, PUT and PATCH have the type application/json; and a body has its length
+    declared. Any of these may be given in `headers` instead.
+    """
+    lines = {"Host": "test"}
+    if method in ("POST", "PUT", "PATCH"):
+        lines["Content-Type"] = "application/json"
+    if body and "Transfer-Encoding" not in headers:
+        lines["Content-Length"] = str(len(body))
+    lines |= headers
+    head = [f"{method} {target} HTTP/1.1", *[f"{name}: {lines[name]}" for name in lines]]
+    return "\r\n".join([*head, "", ""]).encode() + body
 
 
-def chunked(*pieces):
-    """A body in chunks, and its end."""
-    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (*pieces, b""))
+def encode_chunks(*chunks: bytes) -> bytes:
+    """Return a body in the chunked transfer coding, complete with its end."""
+    return b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
 
 
-def cut(data, size):
-    """Data in pieces of a size."""
+def split(data: bytes, size: int) -> list[bytes]:
+    """Return data in pieces of this size; the last one may be shorter."""
     return [data[start : start + size] for start in range(0, len(data), size)]
-
-
-def ask(server, method, target, body=b"", headers=JSON):
-    """The answer to one request on a connection of its own."""
-    with Wire(server) as wire:
-        return wire.request(method, target, body, headers).answer()

@@ -1,43 +1,39 @@
--- What wrk sends: wrk -s requests.lua URL -- MEASURE TASKS FIRST
--- The ids that are read and changed are random, up to TASKS; those that are deleted start at FIRST.
+-- The requests that wrk sends: wrk -s requests.lua URL -- KIND TASKS
+-- The ids that are read and updated are random, from 1 to TASKS.
 
 local headers = { ["content-type"] = "application/json" }
-local measure, tasks, n
-local turn = 0
+local tasks
 
-local function any()
+local function random_path()
   return "/tasks/" .. math.random(tasks)
 end
 
--- No body is like another: a row replaced by its own content would leave SQLite nothing to write.
-local function write(method, path)
-  n = n + 1
-  return wrk.format(method, path, headers, ('{"name":"Buy milk %d","done":%s}'):format(n, tostring(n % 2 == 0)))
+-- Each body is a new one: SQLite writes nothing for an update that leaves a row as it was.
+local function random_body()
+  local number = math.random(1e9)
+  return ('{"name":"Buy milk %d","done":%s}'):format(number, tostring(number % 2 == 0))
 end
 
-local function read(path)
-  return wrk.format("GET", path)
-end
-
-local requests = {
-  ["root"] = function() return read("/") end,
-  ["point-read"] = function() return read(any()) end,
-  ["list-100"] = function() return read("/tasks?limit=100") end,
-  ["create"] = function() return write("POST", "/tasks") end,
-  ["workers"] = function() return write("POST", "/tasks") end,
-  ["update"] = function() return write("PUT", any()) end,
-  ["delete"] = function() n = n + 1; return wrk.format("DELETE", "/tasks/" .. (n - 1)) end,
-  ["mix"] = function() turn = 1 - turn; return turn == 0 and write("PUT", any()) or read(any()) end,
+local kinds = {
+  ["read"] = function() return wrk.format("GET", random_path()) end,
+  ["list"] = function() return wrk.format("GET", "/tasks?limit=100") end,
+  ["create"] = function() return wrk.format("POST", "/tasks", headers, random_body()) end,
+  ["update"] = function() return wrk.format("PUT", random_path(), headers, random_body()) end,
 }
 
 function init(args)
-  measure, tasks, n = args[1], tonumber(args[2]), tonumber(args[3])
-  request = requests[measure]
+  math.randomseed(os.time())
+  request = kinds[args[1]]
+  tasks = tonumber(args[2])
 end
 
-function done(summary)
+-- The last line that wrk prints: the results as JSON. Latencies are in milliseconds.
+function done(summary, latency)
   local errors = summary.errors
-  local failed = errors.connect + errors.read + errors.write + errors.timeout
-  print(("{\"requests\": %d, \"seconds\": %f, \"refused\": %d, \"failed\": %d}"):format(
-    summary.requests, summary.duration / 1e6, errors.status, failed))
+  local failed = errors.connect + errors.read + errors.write + errors.timeout + errors.status
+  local result = '{"requests":%d,"seconds":%f,"failed":%d,"p50":%f,"p99":%f,"max":%f}'
+  print(result:format(
+    summary.requests, summary.duration / 1e6, failed,
+    latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, latency.max / 1e3
+  ))
 end

@@ -1,9 +1,14 @@
-"""The same API as the tutorials write it: FastAPI, SQLAlchemy 2 and Pydantic, sync endpoints, a session per request.
+"""The app that this server replaces: FastAPI, Pydantic and SQLAlchemy, as tutorials write it.
 
-The pool keeps two connections, in WAL with synchronous=NORMAL: unlike todo.py, it may lose its last answered writes
-in a power cut. It has no ETag, no Idempotency-Key and no Link either. One thing is not from a tutorial: `get_slot`.
-A request keeps its connection until its answer is sent, and needs a thread to serialize that answer. With 64 clients
-all the threads wait for a connection, so without it none answers: any pool smaller than the number of clients locks up.
+    uvicorn fastapi_app:app
+
+The endpoints are plain functions with a session for each request. The file is in WAL mode with
+`synchronous = NORMAL`, so the last writes that were answered may be lost in a power cut.
+
+One thing is not from a tutorial: `get_slot`. A request keeps its connection until its response is
+sent, and needs a thread to make that response. With more clients than connections, all threads can
+wait for a connection while each request that has one waits for a thread. Two slots for two
+connections prevent that, and were faster than a connection for each client.
 """
 
 import asyncio
@@ -22,7 +27,7 @@ engine = create_engine(
     max_overflow=0,
     connect_args={"check_same_thread": False},
 )
-SessionLocal = sessionmaker(engine)
+SessionLocal = sessionmaker(engine, expire_on_commit=False)
 slots = asyncio.Semaphore(2)
 
 
@@ -80,15 +85,15 @@ app = FastAPI()
 
 
 def find_task(session: Session, id: int) -> Task:
-    if task := session.get(Task, id):
-        return task
-    raise HTTPException(404, "Task not found")
+    task = session.get(Task, id)
+    if task is None:
+        raise HTTPException(404, "Task not found")
+    return task
 
 
 def save(session: Session, task: Task) -> Task:
     session.add(task)
     session.commit()
-    session.refresh(task)
     return task
 
 

@@ -1,0 +1,10 @@
+-- Returns the same row as list_newest_tasks, about the next :size tasks with this :done.
+SELECT count(*), min(id), group_concat(json, char(10))
+FROM (
+    SELECT id, iif(:q IS NULL OR instr(lower(name), lower(:q)), json, NULL) AS json
+    FROM task
+    WHERE done = :done
+      AND id < ifnull(:after, 9223372036854775808)
+    ORDER BY id DESC
+    LIMIT :size
+)

@@ -1,0 +1,162 @@
+"""Idempotency-Key: the same POST, sent again, creates nothing."""
+
+import pytest
+from assertions import assert_error, assert_json, assert_status, assert_task, entry
+
+MILK = {"name": "milk", "done": False}
+BREAD = {"name": "bread", "done": True}
+KEY = {"Idempotency-Key": "key"}
+KEY_REUSED = [entry("idempotency_key_reused", ["header", "idempotency-key"], "key")]
+
+
+def test_the_same_key_and_body_return_the_same_task_and_create_nothing(client):
+    for _ in range(3):
+        response = client.post("/tasks", json=MILK, headers=KEY)
+        assert_task(response, {"name": "milk", "done": False, "id": 1}, location="/tasks/1")
+    assert client.list_tasks() == [{"name": "milk", "done": False, "id": 1}]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"done":false,"name":"milk"}', id="other order"),
+        pytest.param(b'{"name":"m\\u0069lk","done":"OFF","more":1}', id="other notation"),
+        pytest.param(b'\xef\xbb\xbf{ "name": "milk", "done": 0.0 }', id="other bytes"),
+    ],
+)
+def test_bodies_are_the_same_if_they_mean_the_same(client, body):
+    client.create_task("milk", done=False, headers=KEY)
+    response = client.post("/tasks", content=body, headers=KEY)
+    assert_task(response, {"name": "milk", "done": False, "id": 1}, location="/tasks/1")
+
+
+@pytest.mark.parametrize(
+    ("name", "done"),
+    [
+        ("bread", False),
+        ("milk", True),
+        ("Milk", False),
+        ("milk\x00", False),
+    ],
+)
+def test_the_same_key_with_another_body_is_422(client, name, done):
+    task = client.create_task("milk", done=False, headers=KEY)
+    response = client.post("/tasks", json={"name": name, "done": done}, headers=KEY)
+    assert_error(response, 422, KEY_REUSED)
+    assert client.list_tasks() == [task.json()]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "a",
+        "1",
+        "!",
+        "~",
+        '"',
+        '"a"',
+        "a,",
+        "a,b;c=d",
+        "8e03978e-40d5-43dd-bc93-6894a57f9324",
+        pytest.param("a" * 255, id="255 characters"),
+    ],
+)
+def test_a_key_is_any_visible_ascii_and_blanks_around_it_do_not_count(client, key):
+    client.create_task(headers={"Idempotency-Key": key})
+    response = client.create_task(headers={"Idempotency-Key": f" {key}\t"})
+    assert response.json()["id"] == 1
+
+
+@pytest.mark.parametrize("other", ["A", "aa", '"a"', "a,"])
+def test_keys_are_compared_as_sent(client, other):
+    client.create_task(headers={"Idempotency-Key": "a"})
+    response = client.create_task(headers={"Idempotency-Key": other})
+    assert response.json()["id"] == 2
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param("", id="empty"),
+        "a b",
+        "a\tb",
+        "é",
+        pytest.param("x" * 256, id="256 characters"),
+    ],
+)
+def test_a_key_with_other_characters_is_422(client, key):
+    as_latin_1 = key.encode().decode("latin-1")
+    pattern = "^[!-~]{1,255}$"
+    location = ["header", "idempotency-key"]
+    response = client.post("/tasks", json=MILK, headers={"Idempotency-Key": key})
+    invalid = entry("string_pattern_mismatch", location, as_latin_1, pattern=pattern)
+    assert_error(response, 422, [invalid])
+    assert client.list_tasks() == []
+
+
+def test_a_bad_key_is_listed_before_the_faults_of_the_body(client):
+    response = client.post("/tasks", content=b"{}", headers={"Idempotency-Key": "a b"})
+    assert_status(response, 422)
+    locations = [fault["loc"] for fault in response.json()["detail"]]
+    assert locations == [["header", "idempotency-key"], ["body", "name"], ["body", "done"]]
+
+
+def test_a_key_returns_the_task_as_it_is_now(client):
+    client.create_task("milk", headers=KEY)
+    client.put("/tasks/1", json=BREAD)
+    response = client.post("/tasks", json=MILK, headers=KEY)
+    assert_task(response, {"name": "bread", "done": True, "id": 1}, location="/tasks/1")
+    assert_error(client.post("/tasks", json=BREAD, headers=KEY), 422, KEY_REUSED)
+
+
+def test_a_key_is_known_after_a_restart(make_client):
+    client = make_client()
+    task = client.create_task("milk", headers=KEY)
+    client.stop()
+    client.start()
+    assert_task(client.post("/tasks", json=MILK, headers=KEY), task.json(), location="/tasks/1")
+
+
+@pytest.mark.parametrize("target", ["/tasks/1", "/tasks?done=false"])
+def test_a_key_lives_as_long_as_its_task(client, target):
+    client.create_task("milk", done=False, headers=KEY)
+    assert_json(client.delete(target), 1)
+    assert client.create_task("bread", done=True, headers=KEY).json()["id"] == 2
+
+
+@pytest.mark.parametrize(("body", "status"), [(b"{}", 422), (b"\xff", 400)])
+def test_a_request_that_is_refused_does_not_use_up_its_key(client, body, status):
+    assert_status(client.post("/tasks", content=body, headers=KEY), status)
+    assert client.create_task(headers=KEY).json()["id"] == 1
+
+
+@pytest.mark.parametrize("count", [1, 3], ids=["one worker", "three workers"])
+def test_many_requests_with_one_key_at_once_create_one_task(make_client, count):
+    workers = [make_client() for _ in range(count)]
+    with workers[0].hold_writes():
+        pending = [
+            workers[number % count].begin("POST", "/tasks", json=MILK, headers=KEY)
+            for number in range(30)
+        ]
+    for response in pending:
+        task = {"name": "milk", "done": False, "id": 1}
+        assert_task(response.result(30), task, location="/tasks/1")
+    assert workers[0].list_tasks() == [{"name": "milk", "done": False, "id": 1}]
+
+
+@pytest.mark.parametrize("count", [1, 3], ids=["one worker", "three workers"])
+def test_of_two_bodies_with_one_key_at_once_only_one_creates_a_task(make_client, count):
+    workers = [make_client() for _ in range(count)]
+    with workers[0].hold_writes():
+        pending = [
+            (body, worker.begin("POST", "/tasks", json=body, headers=KEY))
+            for worker in workers * 5
+            for body in (MILK, BREAD)
+        ]
+    responses = [(body, response.result(30)) for body, response in pending]
+    (task,) = workers[0].list_tasks()
+    for body, response in responses:
+        if body["name"] == task["name"]:
+            assert_task(response, task, location=f"/tasks/{task['id']}")
+        else:
+            assert_error(response, 422, KEY_REUSED)

@@ -1,0 +1,262 @@
+"""Migrations: applied at start, all or none, by one server at a time, however long they take."""
+
+import contextlib
+import logging
+import signal
+import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from assertions import assert_page, assert_task
+from database import insert_tasks, read_tasks, write_lock
+from server import ServerExited
+from starting import (
+    MIGRATIONS,
+    applied_migrations,
+    assert_serves,
+    copy_application,
+    count_writers,
+    file_names,
+    lock_holders,
+    lock_waiters,
+    run_yoyo,
+    snapshot,
+    wait_until,
+)
+from tracing import killing
+
+import todo
+
+slow = pytest.mark.slow
+
+
+# All or none, once
+
+
+def test_a_start_that_migrates_says_so_and_the_next_one_does_not(make_client, old_db, caplog):
+    caplog.set_level(logging.INFO, "uvicorn.error")
+    tasks = read_tasks(old_db)
+    client = make_client(TODO_DB=str(old_db))
+    assert client.list_tasks() == tasks
+    assert applied_migrations(old_db) == MIGRATIONS
+    client.stop()
+    client.start()
+    assert caplog.messages == [
+        "Migrating the database: 0002-idempotency-key",
+        f"Serving the tasks in {old_db}",
+        f"Serving the tasks in {old_db}",
+    ]
+
+
+def test_migrations_are_applied_all_or_none(make_client, old_db, tmp_path, monkeypatch):
+    folder = copy_application(tmp_path / "copy")
+    (folder / "migrations" / "0003-broken.sql").write_text("UPDATE nowhere SET x = 1;")
+    monkeypatch.setattr(todo, "FOLDER", folder)
+    with pytest.raises(todo.StartRefused, match="no such table: nowhere"):
+        make_client(TODO_DB=str(old_db))
+    assert applied_migrations(old_db) == ["0001-task"]
+
+
+def test_a_file_of_the_first_version_serves_its_names_beyond_the_limit(
+    make_client, tmp_path, monkeypatch
+):
+    """In that version names had no limit, and their JSON was computed for each read."""
+    first = copy_application(tmp_path / "first")
+    (first / "migrations" / "0002-idempotency-key.sql").unlink()
+    (first / "migrations" / "0001-task.sql").write_text("""
+        CREATE TABLE task (
+            id    INTEGER  PRIMARY KEY AUTOINCREMENT CHECK (id > 0),
+            name  TEXT     NOT NULL,
+            done  INTEGER  NOT NULL CHECK (done IN (0, 1)),
+            json  TEXT     NOT NULL GENERATED ALWAYS AS (
+                json_object('name', name, 'done', json(iif(done, 'true', 'false')), 'id', id)
+            ) VIRTUAL
+        ) STRICT;
+
+        CREATE INDEX task_done ON task (done);
+    """)
+    db = tmp_path / "first.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(todo, "FOLDER", first)
+        make_client(TODO_DB=str(db)).stop()
+    assert applied_migrations(db) == ["0001-task"]
+    long = "é" * 5000
+    insert_tasks(db, [(long, False)])
+    client = make_client(TODO_DB=str(db))
+    assert applied_migrations(db) == MIGRATIONS
+    assert_task(
+        client.patch("/tasks/1", json={"done": True}), {"name": long, "done": True, "id": 1}
+    )
+    client.create_task("milk")
+    assert_page(
+        client.get("/tasks"),
+        [{"name": long, "done": True, "id": 1}, {"name": "milk", "done": False, "id": 2}],
+    )
+
+
+@slow
+@pytest.mark.parametrize("migration", MIGRATIONS[1:])
+def test_a_later_migration_rolls_back_and_applies_again_and_keeps_the_tasks(make_client, migration):
+    client = make_client()
+    for _ in range(10):
+        client.create_task()
+    tasks = client.list_tasks()
+    client.stop()
+    run_yoyo(client.db, "rollback", "--revision", migration)
+    assert applied_migrations(client.db) == MIGRATIONS[: MIGRATIONS.index(migration)]
+    client.start()
+    assert applied_migrations(client.db) == MIGRATIONS
+    assert client.list_tasks() == tasks
+    assert client.create_task().json()["id"] == 11
+
+
+# Killed
+
+
+@pytest.mark.parametrize(
+    ("call", "when"),
+    [
+        ("unlink", 1),  # of SQLite's journal, which commits the migration
+        pytest.param("pwrite64", 1, marks=slow),
+        pytest.param("pwrite64", 2, marks=slow),
+        pytest.param("pwrite64", 3, marks=slow),
+        pytest.param("pwrite64", 5, marks=slow),
+        pytest.param("pwrite64", 10, marks=slow),
+        pytest.param("pwrite64", 20, marks=slow),
+        pytest.param("fdatasync", 1, marks=slow),
+        pytest.param("fdatasync", 2, marks=slow),
+        pytest.param("fdatasync", 4, marks=slow),
+    ],
+)
+def test_a_start_that_is_killed_at_one_of_its_writes_blocks_no_later_one(
+    make_server, old_db, call, when
+):
+    tasks = read_tasks(old_db)
+    with pytest.raises(ServerExited) as exited:
+        make_server(db=old_db, prefix=killing(call, when))
+    assert exited.value.code == -signal.SIGKILL
+    assert "Serving" not in exited.value.server.log
+    started = time.monotonic()
+    server = make_server(db=old_db)
+    assert time.monotonic() - started < 8
+    assert_serves(server)
+    assert server.list_tasks() == tasks
+
+
+def test_a_row_that_a_killed_yoyo_left_blocks_no_later_start(make_client, old_db, monkeypatch):
+    """yoyo notes in a table who may migrate; nobody removes the row if it is killed."""
+    monkeypatch.setattr(todo, "START_TIMEOUT", 2)
+    with contextlib.closing(sqlite3.connect(old_db)) as connection, connection:
+        connection.execute("INSERT INTO yoyo_lock VALUES (1, '2020-01-01', 1)")
+    make_client(TODO_DB=str(old_db))
+    assert applied_migrations(old_db) == MIGRATIONS
+
+
+# Beside others
+
+
+@contextlib.contextmanager
+def workers_lock(db):
+    """Hold the lock of the workers, as another server does that writes or migrates."""
+    fcntl = pytest.importorskip("fcntl")
+    with open(f"{db}-lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def is_waiting_for_sqlite(db):
+    """Return whether a start has the lock of the workers, but cannot go on."""
+    return lock_holders(db) == 1 and lock_waiters(db) == 0
+
+
+@pytest.mark.parametrize(
+    ("lock", "is_waiting"),
+    [
+        pytest.param(workers_lock, lock_waiters, id="workers' lock"),
+        pytest.param(write_lock, is_waiting_for_sqlite, id="SQLite's lock"),
+    ],
+)
+def test_a_start_that_must_migrate_waits_for_the_locks(make_client, old_db, lock, is_waiting):
+    with ThreadPoolExecutor() as threads:
+        with lock(old_db):
+            start = threads.submit(make_client, TODO_DB=str(old_db))
+            wait_until("the start waits", lambda: is_waiting(old_db))
+            assert applied_migrations(old_db) == ["0001-task"]
+            assert not start.done()
+        start.result(20)
+    assert applied_migrations(old_db) == MIGRATIONS
+
+
+def test_a_new_file_is_not_created_without_the_lock(make_client, tmp_path):
+    db = tmp_path / "new.db"
+    with ThreadPoolExecutor() as threads:
+        with workers_lock(db):
+            start = threads.submit(make_client, TODO_DB=str(db))
+            wait_until("the start waits", lambda: lock_waiters(db) == 1)
+            assert file_names(tmp_path) == ["new.db-lock", "todo.db"]
+        start.result(20)
+    assert applied_migrations(db) == MIGRATIONS
+
+
+@pytest.mark.parametrize("lock", [workers_lock, write_lock])
+def test_a_start_that_waits_in_vain_is_refused_and_never_migrates(
+    make_client, old_db, monkeypatch, lock
+):
+    monkeypatch.setattr(todo, "START_TIMEOUT", 0.3)
+    writers = count_writers()
+    with ThreadPoolExecutor() as threads, lock(old_db):
+        start = threads.submit(make_client, TODO_DB=str(old_db))
+        with pytest.raises(todo.StartRefused) as refused:
+            start.result(10)
+        assert str(refused.value) in (  # It depends on where it waits.
+            f"Cannot serve {old_db}: another process holds its lock file or a lock on it",
+            f"Cannot serve {old_db}: database is locked",
+        )
+    wait_until("the writer thread has ended", lambda: count_writers() == writers)
+    assert applied_migrations(old_db) == ["0001-task"]
+
+
+@slow
+def test_a_start_that_waits_in_vain_leaves_no_file_behind(make_server, tmp_path, old_db):
+    impatient = tmp_path / "impatient"
+    impatient.mkdir()
+    (impatient / "impatient.py").write_text("import todo; todo.START_TIMEOUT = 2; app = todo.app")
+    before = snapshot(old_db.parent)
+    with write_lock(old_db), pytest.raises(ServerExited) as exited:
+        make_server("--app-dir", str(impatient), db=old_db, app="impatient:app")
+    assert exited.value.code == 3
+    assert snapshot(old_db.parent) == before
+
+
+# Long
+
+
+def test_a_migration_may_take_longer_than_a_start_waits_for_locks(
+    make_client, old_db, tmp_path, monkeypatch
+):
+    folder = copy_application(tmp_path / "copy")
+    (folder / "migrations" / "0003-slow.py").write_text(
+        "import time\nimport yoyo\nsteps = [yoyo.step(lambda connection: time.sleep(0.8))]\n"
+    )
+    monkeypatch.setattr(todo, "FOLDER", folder)
+    monkeypatch.setattr(todo, "START_TIMEOUT", 0.4)
+    make_client(TODO_DB=str(old_db))
+    assert applied_migrations(old_db) == [*MIGRATIONS, "0003-slow"]
+
+
+def test_the_log_of_a_long_migration_is_gone_when_the_server_has_started(
+    make_client, tmp_path, monkeypatch
+):
+    """Another program has the file open, so SQLite does not remove the log by itself."""
+    folder = copy_application(tmp_path / "copy")
+    (folder / "migrations" / "0003-all.sql").write_text("UPDATE task SET name = name || '!';")
+    client = make_client()
+    insert_tasks(client.db, [(f"{number:0100}", False) for number in range(5000)])
+    client.stop()
+    monkeypatch.setattr(todo, "FOLDER", folder)
+    with contextlib.closing(sqlite3.connect(client.db)) as other:
+        assert other.execute("SELECT count(*) FROM task").fetchall() == [(5000,)]
+        client.start()
+        assert client.db.with_name("todo.db-wal").stat().st_size == 0
+        assert client.get("/tasks/5000").json()["name"].endswith("4999!")

@@ -1,0 +1,219 @@
+"""Start just works: on a missing, new or old file, at any path, beside other servers."""
+
+import os
+import shutil
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from assertions import assert_task
+from database import insert_tasks, read_tasks, write_lock
+from server import ROOT, Server
+from starting import (
+    MIGRATIONS,
+    STOPPED,
+    assert_serves,
+    copy_application,
+    file_names,
+    lock_waiters,
+    require,
+    wait_until,
+)
+
+import todo
+
+# The file
+
+
+def test_a_missing_file_is_created_and_named_in_one_line_of_the_log(make_server, tmp_path):
+    db = tmp_path / "new.db"
+    server = make_server(db=db)
+    assert_serves(server)
+    assert server.stop() in STOPPED
+    assert [line for line in server.lines if str(db) in line] == [
+        f"INFO:     Serving the tasks in {db}\n",
+    ]
+    assert file_names(tmp_path) == ["new.db", "new.db-lock"]
+
+
+def test_the_file_is_todo_db_in_the_working_directory_unless_another_is_named(
+    make_server, tmp_path
+):
+    db = tmp_path / "todo.db"
+    server = make_server("--app-dir", str(ROOT), db=db, folder=tmp_path, TODO_DB=None)
+    assert_serves(server)
+    assert server.stop() in STOPPED
+    assert file_names(tmp_path) == ["todo.db", "todo.db-lock"]
+
+
+def test_an_empty_file_will_do(make_client, tmp_path):
+    db = tmp_path / "empty.db"
+    db.touch()
+    make_client(TODO_DB=str(db)).create_task()
+    assert read_tasks(db) == [{"name": "milk", "done": False, "id": 1}]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a b?mode=memory&x.db",
+        "100%41#;'ü\".db",
+        "a[1]*",
+        "\\x",
+        ":memory:",
+        "-x",
+        pytest.param("\udcff", id="not UTF-8"),
+    ],
+)
+def test_a_path_means_itself_whatever_is_in_it(make_client, tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    client = make_client(TODO_DB=str(folder / name))
+    client.create_task()
+    client.stop()
+    assert file_names(folder) == [name, f"{name}-lock"]
+    assert read_tasks(folder / name) == [{"name": "milk", "done": False, "id": 1}]
+
+
+def test_all_paths_and_links_to_a_file_lead_to_one_lock(make_client, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "linked folder").symlink_to("there")
+    (tmp_path / "link").symlink_to("linked folder/todo.db")
+    (tmp_path / "link to link").symlink_to(tmp_path / "link")
+    direct = make_client(TODO_DB=f"{tmp_path}//there/../there/todo.db")
+    linked = make_client(TODO_DB=str(tmp_path / "link to link"))
+    with open(tmp_path / "there" / "todo.db-lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        one = direct.begin("POST", "/tasks", json={"name": "one", "done": False})
+        two = linked.begin("POST", "/tasks", json={"name": "two", "done": False})
+        wait_until("both wait", lambda: lock_waiters(tmp_path / "there" / "todo.db") == 2)
+        assert [one.done(), two.done()] == [False, False]
+    assert [one.result(10).status_code, two.result(10).status_code] == [200, 200]
+    direct.stop()
+    linked.stop()
+    assert file_names(tmp_path / "there") == ["todo.db", "todo.db-lock"]
+    assert "link to link-lock" not in file_names(tmp_path)
+
+
+# The application
+
+
+def test_the_application_may_be_at_any_path(make_server, tmp_path):
+    folder = copy_application(tmp_path / "todo [1] a*b?%41#")
+    assert_serves(make_server(db=tmp_path / "new.db", folder=folder))
+
+
+def test_hidden_files_beside_statements_and_migrations_are_ignored(make_server, tmp_path):
+    """macOS writes `._name` beside a file, and Emacs makes `.#name` a link that leads nowhere."""
+    folder = copy_application(tmp_path / "copy")
+    (folder / "sql" / "._get_task.sql").write_bytes(b"\x00\x05\x16\x07\xff")
+    (folder / "sql" / ".#get_task.sql").symlink_to("me@host.1234")
+    (folder / "migrations" / "._0001-task.sql").write_bytes(b"\x00\x05\x16\x07\xff")
+    (folder / "migrations" / "._0001-task.rollback.sql").write_bytes(b"\x00\x05\x16\x07\xff")
+    (folder / "migrations" / ".#0001-task.sql").symlink_to("me@host.1234")
+    (folder / "migrations" / ".0003-draft.sql").write_text("DROP TABLE task;")
+    assert_serves(make_server(db=tmp_path / "new.db", folder=folder))
+
+
+def test_without_docstrings_it_serves_the_same_document(make_server, make_client):
+    command = [sys.executable, "-OO", "-m", "uvicorn", "todo:app", "--port", "0"]
+    server = make_server(command=command)
+    assert_serves(server)
+    document = server.request("GET", "/openapi.json").text
+    assert document == make_client().get("/openapi.json").text
+
+
+def test_without_fcntl_as_on_windows_it_serves_all_the_same(make_server, tmp_path):
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "fcntl.py").write_text("raise ImportError('hidden')")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    server = make_server(db=folder / "new.db", PYTHONPATH=str(hidden))
+    assert_serves(server)
+    assert server.stop() in STOPPED
+    assert file_names(folder) == ["new.db", "new.db-lock"]
+
+
+def test_a_user_without_a_name_may_start_it(make_server, tmp_path):
+    """yoyo asks for the name of the user; in a container there may be none."""
+    as_nobody = ["setpriv", "--reuid=12345", "--clear-groups"]
+    as_nobody += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]  # It may read all.
+    require(as_nobody)
+    unnamed = {"LOGNAME": None, "USER": None, "LNAME": None, "USERNAME": None}
+    assert_serves(make_server(db=tmp_path / "new.db", prefix=as_nobody, **unnamed))
+
+
+def test_a_mounted_folder_is_served(make_server, tmp_path):
+    """A container's volume is mounted like this."""
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    mount = ["unshare", "-m", "sh", "-c", 'mount --bind "$0" "$0" && exec "$@"', str(folder)]
+    require(mount)
+    assert_serves(make_server(db=folder / "todo.db", prefix=mount))
+    assert file_names(folder)[:2] == ["todo.db", "todo.db-lock"]
+
+
+# Beside others
+
+
+@pytest.mark.parametrize(
+    ("is_old", "missing"),
+    [
+        pytest.param(False, MIGRATIONS, id="new file"),
+        pytest.param(True, MIGRATIONS[1:], id="old file", marks=pytest.mark.slow),
+    ],
+)
+def test_several_servers_of_several_workers_start_at_once(
+    make_server, tmp_path, old_db, is_old, missing
+):
+    db = old_db if is_old else tmp_path / "new" / "todo.db"
+    db.parent.mkdir(exist_ok=True)
+    tasks = read_tasks(db) if is_old else []
+    with ThreadPoolExecutor() as threads:
+        starts = [threads.submit(make_server, "--workers", str(n), db=db) for n in (1, 2)]
+    servers = [start.result() for start in starts]
+    for server in servers:
+        assert_serves(server)
+        assert server.list_tasks() == tasks
+        assert [line for line in server.lines if not line.startswith("INFO:")] == []
+    lines = servers[0].lines + servers[1].lines
+    applied = [line.split()[-1] for line in lines if "Migrating" in line]
+    assert applied == missing, "Each migration should be applied by one server."
+    with ThreadPoolExecutor() as threads:
+        assert set(threads.map(Server.stop, servers)) <= set(STOPPED)
+    assert file_names(db.parent) == [db.name, f"{db.name}-lock"]
+    assert read_tasks(db) == tasks
+
+
+@pytest.fixture
+def ready_db(empty_db, tmp_path):
+    """A file with nothing to migrate, one task, and the lock of its workers beside it."""
+    db = tmp_path / "ready.db"
+    shutil.copy(empty_db, db)
+    insert_tasks(db, [("milk", False)])
+    (tmp_path / "ready.db-lock").touch()
+    return db
+
+
+def test_a_start_with_nothing_to_migrate_needs_neither_lock(make_client, ready_db, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(todo, "START_TIMEOUT", 0.5)
+    with write_lock(ready_db), open(f"{ready_db}-lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        client = make_client(TODO_DB=str(ready_db))
+        assert_task(client.get("/tasks/1"), {"name": "milk", "done": False, "id": 1})
+
+
+def test_a_worker_that_is_replaced_while_others_hold_the_locks_comes_up(make_server, ready_db):
+    fcntl = pytest.importorskip("fcntl")
+    server = make_server("--workers", "2", db=ready_db)
+    with write_lock(ready_db), open(f"{ready_db}-lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.kill(server.worker_pids()[0], signal.SIGKILL)
+        wait_until("a third worker is up", lambda: server.log.count("startup complete") == 3)
+        assert len(server.worker_pids()) == 2
+        assert server.list_tasks() == [{"name": "milk", "done": False, "id": 1}]
+    assert_serves(server)

@@ -1,0 +1,156 @@
+"""Stop just works: what was accepted is answered, one file is left, or the log says why not."""
+
+import contextlib
+import signal
+import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from assertions import assert_error
+from database import insert_tasks, read_tasks, write_lock
+from load import Load
+from server import paused
+from starting import STOPPED, count_writers, file_names, lock_holders, wait_until
+from tracing import injected
+from wire import Connection
+
+import todo
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("sig", "workers"),
+    [
+        (signal.SIGINT, 1),
+        (signal.SIGTERM, 2),
+        pytest.param(signal.SIGTERM, 1, marks=slow),
+        pytest.param(signal.SIGINT, 4, marks=slow),
+    ],
+)
+def test_a_stop_under_load_answers_what_was_accepted_and_leaves_one_file(
+    make_server, tmp_path, sig, workers
+):
+    server = make_server("--workers", str(workers), db=tmp_path / "new.db")
+    load = Load()
+    load.start(server, 16)
+    load.wait_for_responses(5)
+    assert server.stop(sig) in STOPPED
+    load.stop()
+    assert load.statuses.keys() == {200}
+    assert file_names(tmp_path) == ["new.db", "new.db-lock"]
+    stored = {task["id"]: task for task in read_tasks(server.db)}
+    assert stored == load.acknowledged, "a write was lost, or executed and not answered"
+    assert [line for line in server.lines if not line.startswith("INFO:")] == []
+
+
+def test_a_stop_leaves_one_file_although_it_was_moved(make_client, tmp_path):
+    client = make_client()
+    client.create_task()
+    moved = tmp_path / "moved.db"
+    client.db.rename(moved)
+    client.stop()
+    with contextlib.closing(sqlite3.connect(f"file:{moved}?immutable=1", uri=True)) as connection:
+        assert connection.execute("SELECT name FROM task").fetchall() == [("milk",)]
+
+
+def test_a_stop_while_another_program_reads_says_that_the_log_remains(make_client, caplog):
+    client = make_client()
+    client.create_task("one")
+    with contextlib.closing(sqlite3.connect(client.db, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM task").fetchall() == [(1,)]
+        client.create_task("two")
+        client.stop()
+        assert caplog.messages == [
+            f"{client.db}-wal remains: another program is reading the file",
+        ]
+        assert client.db.with_name("todo.db-wal").stat().st_size > 0
+    assert [task["name"] for task in read_tasks(client.db)] == ["one", "two"]
+
+
+def test_a_failure_while_closing_is_logged(make_server):
+    server = make_server()
+    server.request("POST", "/tasks", json={"name": "milk", "done": False})
+    with injected(server, "fdatasync,fsync:error=EIO"):
+        assert server.stop() in STOPPED
+    failure = f"{server.db} was not closed properly: OperationalError: 'disk I/O error'"
+    assert f"ERROR:    {failure}\n" in server.lines
+    assert read_tasks(server.db) == [{"name": "milk", "done": False, "id": 1}]
+
+
+# Another process holds the lock
+
+
+def test_a_stop_that_cannot_have_the_lock_says_so(make_client, monkeypatch, caplog):
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(todo, "STOP_TIMEOUT", 0.2)
+    writers = count_writers()
+    client = make_client()
+    client.create_task()
+    with open(f"{client.db}-lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        client.stop()
+        assert caplog.messages == [
+            f"{client.db} was not closed: another process holds its lock",
+        ]
+    wait_until("the writer thread has ended", lambda: count_writers() == writers)
+    assert len(read_tasks(client.db)) == 1
+
+
+@slow
+def test_a_worker_that_is_frozen_with_the_lock_delays_the_stop_of_others_by_5_s(make_server):
+    frozen, other = make_server(), make_server()
+    other.request("POST", "/tasks", json={"name": "milk", "done": False})
+    with ThreadPoolExecutor() as threads, contextlib.ExitStack() as stack:
+        with write_lock(frozen.db):
+            late = {"name": "late", "done": False}
+            create = threads.submit(frozen.request, "POST", "/tasks", json=late)
+            wait_until("the server has the lock", lambda: lock_holders(frozen.db) == 1)
+            stack.enter_context(paused(frozen.process.pid))
+        started = time.monotonic()
+        assert other.stop() in STOPPED
+        assert 4.9 < time.monotonic() - started < 6.5
+        assert lock_holders(frozen.db) == 1
+        stack.close()
+        create.result(20)
+    message = f"{other.db} was not closed: another process holds its lock"
+    assert f"ERROR:    {message}\n" in other.lines
+    assert frozen.stop() in STOPPED
+    assert read_tasks(frozen.db)[0] == {"name": "milk", "done": False, "id": 1}
+    assert file_names(frozen.db.parent) == ["served.db", "served.db-lock"]
+
+
+# --timeout-graceful-shutdown
+
+
+@slow
+def test_a_stop_that_may_not_wait_answers_503_to_what_remains(make_server):
+    """A body that stalls, a write that waits, and a client that does not read its long list."""
+    server = make_server("--timeout-graceful-shutdown", "1")
+    insert_tasks(server.db, [("x" * 1000, False) for _ in range(20_000)])
+    with Connection(server) as deaf, Connection(server) as stalled, Connection(server) as waiting:
+        deaf.send_request("GET", "/tasks")
+        assert deaf.read_head().status_code == 200
+        stalled.send(
+            b"POST /tasks HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert stalled.read_head().status_code == 100
+        with write_lock(server.db):
+            waiting.send_request("POST", "/tasks", b'{"name": "milk", "done": false}')
+            wait_until("the server has the lock", lambda: lock_holders(server.db) == 1)
+            server.process.terminate()
+            unavailable = "The server cannot do this now: try again"
+            assert_error(waiting.read_response(), 503, unavailable, connection="close")
+            assert_error(stalled.read_response(), 503, unavailable, connection="close")
+        ended = time.monotonic()
+        assert server.wait() in STOPPED
+        assert time.monotonic() - ended < 3
+    assert (
+        "ERROR:    Cancel 3 running task(s), timeout graceful shutdown exceeded\n" in server.lines
+    )
+    assert server.log.count("\nasyncio.exceptions.CancelledError: ") == 3
+    assert file_names(server.db.parent) == ["served.db", "served.db-lock"]
+    assert len(read_tasks(server.db)) == 20_000

@@ -1,0 +1,417 @@
+"""422: every fault that a request can have, and how its entry describes it.
+
+What cannot be read at all, and so is 400, is in test_errors.py; a reused Idempotency-Key in
+test_idempotency.py.
+"""
+
+import json
+
+import pytest
+from assertions import assert_error, assert_json, entry
+from database import insert_tasks
+
+KEY = ["header", "idempotency-key"]
+KEY_PATTERN = "^[!-~]{1,255}$"
+
+on_every_route_with_a_body = pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/tasks"),
+        ("PUT", "/tasks/1"),
+        ("PATCH", "/tasks/1"),
+    ],
+)
+with_and_without_slash = pytest.mark.parametrize("path", ["/tasks", "/tasks/"])
+
+
+# The body as a whole
+
+
+@on_every_route_with_a_body
+@pytest.mark.parametrize(
+    ("body", "position", "error"),
+    [
+        (b"NaN", 0, "NaN is not JSON"),
+        (b"Infinity", 0, "Infinity is not JSON"),
+        (b'{"name":-Infinity}', 0, "-Infinity is not JSON"),
+        (b'{"x":NaN,"name":"milk","done":false}', 0, "NaN is not JSON"),
+        (b" ", 1, "Expecting value"),
+        (b'{"name":"milk","done":tru}', 22, "Expecting value"),
+    ],
+)
+def test_malformed_json_is_422(client, method, path, body, position, error):
+    response = client.request(method, path, content=body)
+    assert_error(response, 422, [entry("json_invalid", ["body", position], {}, error=error)])
+
+
+@on_every_route_with_a_body
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b'{"a"}',
+        b'{"a":}',
+        b'{"a":1,}',
+        b"{'a':1}",
+        b"{}{}",
+        b"[1,",
+        b'"abc',
+        b'"\\x"',
+        b'"\n"',
+        b'"\x01"',
+        b"x",
+        b"True",
+        b"01",
+        b"+1",
+        b".5",
+        b"1.",
+        pytest.param(b"\xef\xbb\xbf", id="only a byte-order mark"),
+        pytest.param(b"\xef\xbb\xbf{", id="a byte-order mark and a brace"),
+        pytest.param("{}".encode("utf-16-le"), id="UTF-16 without a mark"),
+    ],
+)
+def test_malformed_json_is_described_as_by_python(client, method, path, body):
+    with pytest.raises(json.JSONDecodeError) as failed:
+        json.loads(body.decode("utf-8-sig"))
+    error = failed.value  # Its text depends on the version of Python.
+    expected = entry("json_invalid", ["body", error.pos], {}, error=error.msg)
+    assert_error(client.request(method, path, content=body), 422, [expected])
+
+
+@on_every_route_with_a_body
+@pytest.mark.parametrize("body", [[], [{"name": "milk", "done": False}], 1, True, "x", ""], ids=str)
+def test_a_body_that_is_not_an_object_is_422(client, method, path, body):
+    response = client.request(method, path, content=json.dumps(body).encode())
+    assert_error(response, 422, [entry("model_attributes_type", ["body"], body)])
+
+
+@on_every_route_with_a_body
+@pytest.mark.parametrize("body", [b"", b"null", b" null ", b"\xef\xbb\xbfnull"])
+def test_a_body_that_is_empty_or_null_is_missing(client, method, path, body):
+    response = client.request(method, path, content=body)
+    assert_error(response, 422, [entry("missing", ["body"], None)])
+
+
+# The members of the body
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/tasks"), ("PUT", "/tasks/1")])
+@pytest.mark.parametrize(
+    ("body", "missing"),
+    [
+        ({}, ["name", "done"]),
+        ({"name": "milk"}, ["done"]),
+        ({"done": True}, ["name"]),
+        ({"Name": "milk", "done": True}, ["name"]),
+    ],
+    ids=str,
+)
+def test_each_missing_member_is_an_entry(client, method, path, body, missing):
+    expected = [entry("missing", ["body", name], body) for name in missing]
+    assert_error(client.request(method, path, json=body), 422, expected)
+
+
+@on_every_route_with_a_body
+@pytest.mark.parametrize(
+    "name",
+    [None, True, 0, -1.5, [], {}, ["milk"], pytest.param(10**4000, id="4001 digits")],
+)
+def test_a_name_that_is_not_a_string_is_422(client, method, path, name):
+    response = client.request(method, path, json={"name": name, "done": True})
+    assert_error(response, 422, [entry("string_type", ["body", "name"], name)])
+
+
+@on_every_route_with_a_body
+@pytest.mark.parametrize("character", ["x", "\x00", "é", "👍", "\\"])
+def test_a_name_of_1001_characters_is_too_long(client, method, path, character):
+    name = character * 1001
+    response = client.request(method, path, json={"name": name, "done": True})
+    expected = entry("string_too_long", ["body", "name"], name, max_length=1000)
+    assert_error(response, 422, [expected])
+
+
+@on_every_route_with_a_body
+@pytest.mark.parametrize("name", ["\\ud800", "\\udfff", "\\ude00\\ud83d", "\\ud83d!"])
+def test_a_name_with_a_lone_surrogate_is_422(client, method, path, name):
+    body = f'{{"name":"{name}","done":true}}'.encode()
+    repeated = json.loads(f'"{name}"').encode(errors="replace").decode()  # "?" for each surrogate
+    response = client.request(method, path, content=body)
+    assert_error(response, 422, [entry("string_unicode", ["body", "name"], repeated)])
+
+
+@on_every_route_with_a_body
+@pytest.mark.parametrize(
+    "done",
+    [
+        "maybe",
+        "",
+        "2",
+        "01",
+        "1.0",
+        " true",
+        "true ",
+        "true\x00",
+        pytest.param("o\uff4e", id="a wide n"),
+        pytest.param("ye\u017f", id="a long s"),
+        2,
+        -1,
+        2.0,
+        1e10,
+        2**63 - 1,
+    ],
+)
+def test_a_done_that_is_no_boolean_word_or_number_is_422(client, method, path, done):
+    response = client.request(method, path, json={"name": "milk", "done": done})
+    assert_error(response, 422, [entry("bool_parsing", ["body", "done"], done)])
+
+
+@on_every_route_with_a_body
+@pytest.mark.parametrize("done", [None, [], {}, [True], 0.5, 1e-300, 1e19, 2**63, -(2**63)])
+def test_a_done_of_another_type_is_422(client, method, path, done):
+    response = client.request(method, path, json={"name": "milk", "done": done})
+    assert_error(response, 422, [entry("bool_type", ["body", "done"], done)])
+
+
+@on_every_route_with_a_body
+@pytest.mark.parametrize(
+    "body", [{"name": 5, "done": "maybe"}, {"done": "maybe", "name": 5}], ids=str
+)
+def test_faults_are_listed_in_the_order_of_the_fields(client, method, path, body):
+    expected = [
+        entry("string_type", ["body", "name"], 5),
+        entry("bool_parsing", ["body", "done"], "maybe"),
+    ]
+    assert_error(client.request(method, path, json=body), 422, expected)
+
+
+@pytest.mark.parametrize("name", ["name", "done"])
+def test_a_patch_with_null_is_422(client, name):
+    client.create_task()
+    kind = {"name": "string_type", "done": "bool_type"}[name]
+    response = client.patch("/tasks/1", json={name: None})
+    assert_error(response, 422, [entry(kind, ["body", name], None)])
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+def test_a_request_with_a_fault_changes_nothing(client, method):
+    client.create_task("milk", done=False)
+    client.request(method, "/tasks/1", json={"name": "bread", "done": "maybe"})
+    assert client.list_tasks() == [{"name": "milk", "done": False, "id": 1}]
+
+
+def test_a_request_with_a_fault_creates_nothing(client):
+    client.post("/tasks", json={"name": "bread", "done": "maybe"})
+    assert client.list_tasks() == []
+
+
+# Idempotency-Key
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "a b",
+        "a\tb",
+        "é",
+        "a\x7f",
+        pytest.param("x" * 256, id="256 characters"),
+    ],
+)
+def test_a_malformed_idempotency_key_is_422(client, key):
+    headers = {"Idempotency-Key": key}
+    response = client.post("/tasks", json={"name": "milk", "done": True}, headers=headers)
+    received = key.encode().decode("latin-1")
+    expected = entry("string_pattern_mismatch", KEY, received, pattern=KEY_PATTERN)
+    assert_error(response, 422, [expected])
+    assert client.list_tasks() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "faults"),
+    [
+        (b"", [entry("missing", ["body"], None)]),
+        (b"[]", [entry("model_attributes_type", ["body"], [])]),
+        (
+            b'{"done":"maybe","name":5}',
+            [
+                entry("string_type", ["body", "name"], 5),
+                entry("bool_parsing", ["body", "done"], "maybe"),
+            ],
+        ),
+    ],
+)
+def test_a_malformed_idempotency_key_is_listed_before_the_faults_of_the_body(client, body, faults):
+    response = client.post("/tasks", content=body, headers={"Idempotency-Key": "a b"})
+    bad_key = entry("string_pattern_mismatch", KEY, "a b", pattern=KEY_PATTERN)
+    assert_error(response, 422, [bad_key, *faults])
+
+
+def test_malformed_json_is_the_only_entry_even_with_a_malformed_idempotency_key(client):
+    response = client.post("/tasks", content=b"{", headers={"Idempotency-Key": "a b"})
+    assert [fault["type"] for fault in response.json()["detail"]] == ["json_invalid"]
+
+
+# The parameters of the list
+
+
+@with_and_without_slash
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", ""),
+        ("2", "2"),
+        ("1.0", "1.0"),
+        ("maybe", "maybe"),
+        ("+true", " true"),
+        ("true%00", "true\x00"),
+    ],
+)
+def test_a_list_with_a_done_that_is_no_boolean_word_is_422(client, path, text, value):
+    response = client.get(f"{path}?done={text}")
+    assert_error(response, 422, [entry("bool_parsing", ["query", "done"], value)])
+
+
+@pytest.mark.parametrize("name", ["limit", "after"])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", ""),
+        ("x", "x"),
+        ("1.5", "1.5"),
+        ("1.0", "1.0"),
+        ("-1", "-1"),
+        ("%2B1", "+1"),
+        ("+1", " 1"),
+        ("1_0", "1_0"),
+        ("1%00", "1\x00"),
+        ("1%0A", "1\n"),
+        ("%D9%A1", "\u0661"),
+        ("%C2%B2", "²"),
+        pytest.param("1" * 4301, "1" * 4301, id="4301 digits"),
+    ],
+)
+def test_a_list_with_a_limit_or_after_that_is_not_in_digits_is_422(client, name, text, value):
+    response = client.get(f"/tasks?{name}={text}")
+    assert_error(response, 422, [entry("int_parsing", ["query", name], value)])
+
+
+@pytest.mark.parametrize(
+    ("query", "kind", "value", "ctx"),
+    [
+        ("limit=0", "greater_than_equal", "0", {"ge": 1}),
+        ("limit=00", "greater_than_equal", "00", {"ge": 1}),
+        ("limit=1001", "less_than_equal", "1001", {"le": 1000}),
+        pytest.param(
+            f"limit={'1' * 4300}", "less_than_equal", "1" * 4300, {"le": 1000}, id="4300 digits"
+        ),
+        (f"after={2**63}", "less_than_equal", str(2**63), {"le": 2**63 - 1}),
+    ],
+)
+def test_a_list_with_a_number_out_of_range_is_422(client, query, kind, value, ctx):
+    name, _, _ = query.partition("=")
+    expected = entry(kind, ["query", name], value, **ctx)
+    assert_error(client.get(f"/tasks?{query}"), 422, [expected])
+
+
+@with_and_without_slash
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", ""),
+        ("ID", "ID"),
+        ("-ID", "-ID"),
+        ("%2Bid", "+id"),
+        ("--id", "--id"),
+        ("id%20", "id "),
+        ("id,-id", "id,-id"),
+        ("name", "name"),
+        ("desc", "desc"),
+    ],
+)
+def test_a_list_in_an_unknown_order_is_422(client, path, text, value):
+    expected = entry("literal_error", ["query", "sort"], value, expected="'id' or '-id'")
+    assert_error(client.get(f"{path}?sort={text}"), 422, [expected])
+
+
+def test_the_faults_of_a_list_are_in_the_order_of_its_parameters(client):
+    expected = [
+        entry("bool_parsing", ["query", "done"], "z"),
+        entry("greater_than_equal", ["query", "limit"], "0", ge=1),
+        entry("literal_error", ["query", "sort"], "x", expected="'id' or '-id'"),
+        entry("int_parsing", ["query", "after"], "y"),
+    ]
+    assert_error(client.get("/tasks?after=y&sort=x&q=fine&limit=0&done=z"), 422, expected)
+
+
+def test_of_a_repeated_parameter_of_a_list_the_last_one_is_checked(client):
+    response = client.get("/tasks?limit=1&limit=x")
+    assert_error(response, 422, [entry("int_parsing", ["query", "limit"], "x")])
+
+
+# The parameter of DELETE /tasks
+
+
+MISSING = entry("missing", ["query", "done"], None)
+
+
+@with_and_without_slash
+@pytest.mark.parametrize(
+    ("query", "faults"),
+    [
+        ("", [MISSING]),
+        ("?", [MISSING]),
+        ("?&&", [MISSING]),
+        ("?Done=true", [entry("extra_forbidden", ["query", "Done"], "true"), MISSING]),
+        ("?done[]=true", [entry("extra_forbidden", ["query", "done[]"], "true"), MISSING]),
+        ("?is_done=true", [entry("extra_forbidden", ["query", "is_done"], "true"), MISSING]),
+        ("?+done=true", [entry("extra_forbidden", ["query", " done"], "true"), MISSING]),
+        ("?done=", [entry("bool_parsing", ["query", "done"], "")]),
+        ("?done", [entry("bool_parsing", ["query", "done"], "")]),
+        ("?done=all", [entry("bool_parsing", ["query", "done"], "all")]),
+        ("?done=true;q=x", [entry("bool_parsing", ["query", "done"], "true;q=x")]),
+        ("?foo=1&done=true", [entry("extra_forbidden", ["query", "foo"], "1")]),
+        ("?done=true&foo=1", [entry("extra_forbidden", ["query", "foo"], "1")]),
+        ("?done=true&foo", [entry("extra_forbidden", ["query", "foo"], "")]),
+        ("?done=true&=", [entry("extra_forbidden", ["query", ""], "")]),
+        ("?limit=1&done=true", [entry("extra_forbidden", ["query", "limit"], "1")]),
+        ("?done=true&q=milk", [entry("extra_forbidden", ["query", "q"], "milk")]),
+        ("?done=true&sort=id", [entry("extra_forbidden", ["query", "sort"], "id")]),
+        ("?done=false&done=true", [entry("extra_forbidden", ["query", "done"], "true")]),
+        ("?done=true&done=true", [entry("extra_forbidden", ["query", "done"], "true")]),
+        ("?done=true&d%6Fne=", [entry("extra_forbidden", ["query", "done"], "")]),
+        (
+            "?done=all&q=",
+            [
+                entry("extra_forbidden", ["query", "q"], ""),
+                entry("bool_parsing", ["query", "done"], "all"),
+            ],
+        ),
+        (
+            "?b=1&done=true&done=no&a=2",
+            [
+                entry("extra_forbidden", ["query", "b"], "1"),
+                entry("extra_forbidden", ["query", "done"], "no"),
+                entry("extra_forbidden", ["query", "a"], "2"),
+            ],
+        ),
+        (
+            "?b=1&a=2",
+            [
+                entry("extra_forbidden", ["query", "b"], "1"),
+                entry("extra_forbidden", ["query", "a"], "2"),
+                MISSING,
+            ],
+        ),
+    ],
+)
+def test_delete_by_done_accepts_one_done_and_nothing_else(client, path, query, faults):
+    insert_tasks(client.db, [("milk", True), ("bread", False)])
+    assert_error(client.delete(path + query), 422, faults)
+    assert [task["id"] for task in client.list_tasks()] == [1, 2]
+
+
+@pytest.mark.parametrize("query", ["d%6Fne=true", "done=%74rue", "done=true&", "&done=true"])
+def test_delete_by_done_accepts_every_encoding_of_its_query(client, query):
+    client.create_task("milk", done=True)
+    assert_json(client.delete(f"/tasks?{query}"), 1)
