@@ -81,7 +81,7 @@ BODY_PAUSE = 10.0  # seconds that may pass between two parts of a body
 WRITE_TIMEOUT = 5.0  # seconds until a write must have begun, and that it waits for SQLite's lock
 READ_TIMEOUT = 0.1  # seconds that a read waits for SQLite's locks, which hardly ever happens
 CHECKPOINT_TIMEOUT = 0.1  # seconds that a checkpoint waits for readers; writes wait with it
-START_TIMEOUT = 30.0  # seconds that a startup waits for the locks that a migration needs
+START_TIMEOUT = 30.0  # seconds that a startup waits for locks, unless they are for a migration
 STOP_TIMEOUT = 5.0  # seconds that a shutdown waits for the writer thread
 LIST_PIECE = 300  # tasks that are read at a time (1 ms); also the most in a list with an ETag
 WAL_LIMIT = 2**23  # bytes of SQLite's write-ahead log (the -wal file) at which it is truncated
@@ -120,8 +120,8 @@ async def create_task(request: TodoRequest, database: Database) -> Response:
 
 async def list_tasks(request: TodoRequest, database: Database) -> Response:
     """Return all tasks, or those that the query selects: a short list, a page or a stream."""
-    parameters = dict(parse_query(request))
-    query = validate_list_query(parameters)
+    parameters = parse_query(request)
+    query = validate_list_query(dict(parameters))
     limit = LIST_PIECE if query.limit is None else query.limit
     # One task more shows whether others remain.
     tasks = await find_tasks(request, database, query, limit + 1)
@@ -129,7 +129,8 @@ async def list_tasks(request: TodoRequest, database: Database) -> Response:
         return list_response(request, tasks)
     if query.limit is not None:
         page = tasks[:limit]
-        next_query = urlencode({**parameters, "after": id_of(page[-1])})
+        others = [(name, value) for name, value in parameters if name != "after"]
+        next_query = urlencode([*others, ("after", id_of(page[-1]))])
         link = f'<{base_path(request)}/tasks?{next_query}>; rel="next"'  # RFC 8288, section 3
         return list_response(request, page, link)
     check_preconditions(request, etag=None)
@@ -472,7 +473,8 @@ class Application(Starlette):
         super().__init__(routes=[*ROUTES, UnknownPath()], lifespan=lifespan)
         self.database_path = environ.get("TODO_DB") or "todo.db"
         self.token = environ.get("TODO_TOKEN")
-        self.origins = environ.get("TODO_CORS_ORIGINS", "").replace(",", " ").split()
+        origins = environ.get("TODO_CORS_ORIGINS", "").split(",")
+        self.origins = [origin.strip() for origin in origins if origin.strip()]
         self.database: Database | None = None  # None unless the lifespan is running
         self.start_error: StartRefused | None = None
         if self.origins:
@@ -859,7 +861,7 @@ def parse_boolean(value: object) -> int | Fault:
             return 1
         if value == 0:
             return 0
-        if value % 1 == 0 and abs(value) < 2**63:
+        if value % 1 == 0 and -(2**63) <= value < 2**63:
             return UNKNOWN_BOOLEAN
     return NOT_A_BOOLEAN
 
@@ -1104,7 +1106,7 @@ def etag_headers(etag: str) -> tuple[Header, Header]:
 
 
 IF_MATCH_IS_FALSE = "If-Match does not hold: the current ETag is not in it"
-IF_NONE_MATCH_IS_FALSE = "If-None-Match does not hold: the current ETag is in it"
+IF_NONE_MATCH_IS_FALSE = "If-None-Match does not hold: it matches what is there now"
 NO_ETAG_TO_MATCH = "If-Match does not hold: there is no ETag here, and only * matches that"
 
 
@@ -1330,20 +1332,26 @@ class Database:
         Raises StartRefused, also if other processes hold the locks that a migration needs for
         START_TIMEOUT.
         """
-        path = os.path.realpath(path)
+        try:
+            path = os.path.abspath(path)
+        except FileNotFoundError:
+            reason = "the working directory does not exist any more"
+            raise StartRefused(f"Cannot serve {path}: {reason}") from None
         thread = WriterThread(path)
         thread.start()
         try:
-            async with thread.start_timeout:
-                file = await thread.opened
+            while not thread.opened.done():
+                await asyncio.wait([thread.opened], timeout=START_TIMEOUT)
+                if not thread.opened.done() and thread.gives_up():
+                    raise OSError("another process holds its lock file or a lock on it")
+            file = await thread.opened
         except BaseException as error:
-            thread.queue.put(None)  # Should it still open the file, it closes it again.
-            if isinstance(error, TimeoutError):
-                error = OSError("another process holds its lock file or a lock on it")
+            thread.queue.put(None)  # Should the file be opened after all, it is closed again.
+            thread.opened.cancel()
             if not isinstance(error, Exception):
                 raise
-            reason = str(error) or describe_error(error)
-            raise StartRefused(f"Cannot serve {path}: {reason}") from error
+            real_path = os.path.realpath(path)
+            raise StartRefused(f"Cannot serve {real_path}: {reason_of(error)}") from error
         return cls(file, thread)
 
     def read(self, statement: str, parameters: Parameters) -> list[Row]:
@@ -1397,6 +1405,13 @@ class Database:
             log.error("%s was not closed: another process holds its lock", self.path)
 
 
+def reason_of(error: Exception) -> str:
+    """Return why a file cannot be served, as a part of a sentence."""
+    if primary_code(error) == sqlite3.SQLITE_BUSY:
+        return "another program holds a lock on it"
+    return str(error) or describe_error(error)
+
+
 # The writer thread's side
 
 
@@ -1420,8 +1435,8 @@ class Delivery(NamedTuple):
 class WriterThread(threading.Thread):
     """The thread that opens the file, executes all writes, and closes the file.
 
-    The event loop puts writes into `queue`, and None at the end. It also calls `expire`. All other
-    methods run in the thread.
+    The event loop puts writes into `queue`, and None at the end. It also calls `gives_up` and
+    `expire`. All other methods run in the thread.
     """
 
     def __init__(self, path: str) -> None:
@@ -1429,14 +1444,26 @@ class WriterThread(threading.Thread):
         self.path = path
         self.loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[DatabaseFile] = self.loop.create_future()
-        self.start_timeout = asyncio.timeout(START_TIMEOUT)
         self.queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
-        self.beginning = threading.Lock()  # so that a write either begins or expires
+        self.mutex = threading.Lock()  # for the flags below and those of writes
+        self.is_migrating = False
+        self.has_given_up = False
         self.is_stopping = False
+
+    def gives_up(self) -> bool:
+        """End a startup that has waited too long for locks; return whether it has ended.
+
+        It has not if the locks are held for a migration, by this process or another one.
+        """
+        with self.mutex:
+            if self.is_migrating or is_migration_noted(self.path):
+                return False
+            self.has_given_up = True
+            return True
 
     def expire(self, write: Write) -> None:
         """Fail a write that has waited too long, unless it has begun."""
-        with self.beginning:
+        with self.mutex:
             if not write.has_begun and not write.future.done():
                 error = TimeoutError("other writes or another program hold the lock")
                 write.future.set_exception(error)
@@ -1456,48 +1483,47 @@ class WriterThread(threading.Thread):
             log_error(f"{self.path} was not closed properly", error)
 
     def open_file(self) -> DatabaseFile:
-        """Open the file, created and migrated if necessary; raise OSError or sqlite3.Error."""
-        check_file(self.path)
-        if not is_up_to_date(self.path):
-            self.prepare_file()
-        return DatabaseFile(self.path)
+        """Open the file, created and migrated if necessary; raise OSError or sqlite3.Error.
 
-    def prepare_file(self) -> None:
-        """Create or migrate the file and set it to WAL mode, while holding the workers' lock.
-
-        Raises OSError or sqlite3.Error, after removing what was created.
+        What was created is removed again if that fails.
         """
-        with held_lock(self.path) as lock:
-            is_new = not os.path.exists(self.path)
+        path = os.path.realpath(self.path)
+        check_file(path)
+        if is_up_to_date(path):
+            return DatabaseFile(path, self.path)
+        with held_lock(path) as lock:
+            is_new = not os.path.exists(path)
             try:
-                check_wal_support(self.path)
-                with Migrator(self.path) as migrator:
-                    with migrator.transaction():
-                        if not migrator.is_complete():
-                            self.lift_start_timeout()
-                            migrator.apply_missing()
-                        migrator.execute(SQL["get_health"])  # If this fails, nothing is changed.
-                    use_wal(migrator.connection)
+                self.prepare_file(path, lock)
+                return DatabaseFile(path, self.path)
             except BaseException:
                 if is_new:
-                    Path(self.path).unlink(missing_ok=True)
-                is_in_use = os.path.exists(f"{self.path}-shm")
+                    for suffix in ("", "-journal", "-wal", "-shm"):
+                        Path(f"{path}{suffix}").unlink(missing_ok=True)
+                is_in_use = os.path.exists(f"{path}-shm")
                 if lock.is_new and not is_in_use:
                     Path(lock.path).unlink(missing_ok=True)
                 raise
 
-    def lift_start_timeout(self) -> None:
-        """Let the startup take as long as the migration does, now that the locks are held.
+    def prepare_file(self, path: str, lock: WorkersLock) -> None:
+        """Create or migrate a file, and set it to WAL mode. Raises OSError or sqlite3.Error."""
+        check_wal_support(path)
+        # SQLite gives up before the startup does, so that there is time to clean up.
+        with Migrator(path, timeout=0.9 * START_TIMEOUT) as migrator:
+            with migrator.transaction():
+                if not migrator.is_complete():
+                    self.begin_migration()
+                    lock.write_note(MIGRATION_NOTE)
+                    migrator.apply_missing()
+                migrator.execute(SQL["get_health"])  # If this fails, nothing is changed.
+            use_wal(migrator.connection)
 
-        Raises TimeoutError if the startup has timed out while the locks were waited for.
-        """
-
-        async def lift() -> None:
-            if self.opened.done():
+    def begin_migration(self) -> None:
+        """Note that the startup cannot time out any more; raise TimeoutError if it has."""
+        with self.mutex:
+            if self.has_given_up:
                 raise TimeoutError("the startup has timed out")
-            self.start_timeout.reschedule(None)
-
-        asyncio.run_coroutine_threadsafe(lift(), self.loop).result()
+            self.is_migrating = True
 
     def execute_writes(self, file: DatabaseFile) -> None:
         """Execute what is queued, until None is."""
@@ -1563,7 +1589,7 @@ class WriterThread(threading.Thread):
                 self.is_stopping = True
             else:
                 waiting.append(write)
-        with self.beginning:
+        with self.mutex:
             group = [write for write in waiting if not write.future.done()]
             for write in group:
                 write.has_begun = True
@@ -1592,9 +1618,13 @@ def set_outcomes(deliveries: list[Delivery]) -> None:
 class DatabaseFile:
     """The open database file: its three connections, and the workers' lock."""
 
-    def __init__(self, path: str) -> None:
-        """Open a file that is up to date. Raises OSError or sqlite3.Error."""
+    def __init__(self, path: str, given_path: str) -> None:
+        """Open a file that is up to date. Raises OSError or sqlite3.Error.
+
+        `path` is its real path, `given_path` that of the setting, which may contain links.
+        """
         self.path = path
+        self.given_path = given_path
         self.next_truncation = WAL_LIMIT  # the size of the WAL, in bytes, at which to truncate it
         with contextlib.ExitStack() as opened:  # It closes everything again if a step fails.
             self.writer = opened.enter_context(closing(connect(path, WRITE_TIMEOUT)))
@@ -1632,7 +1662,8 @@ class DatabaseFile:
     def read_identity(self) -> list[tuple[int, int]]:
         """Return the device and inode of the file and of those beside it; raise OSError."""
         paths = [self.path, f"{self.path}-wal", f"{self.path}-shm", self.lock.path]
-        return [(status.st_dev, status.st_ino) for status in map(os.lstat, paths)]
+        statuses = [os.stat(self.given_path), *map(os.lstat, paths)]
+        return [(status.st_dev, status.st_ino) for status in statuses]
 
     def check_identity(self) -> None:
         """Raise OSError if one of the files is not where it was: nobody would find the writes."""
@@ -1725,12 +1756,29 @@ class WorkersLock:
         since = self.waiting_since
         return 0.0 if since is None else time.monotonic() - since
 
+    def write_note(self, text: str) -> None:
+        """Write what the lock is held for into its file."""
+        self.file.truncate(0)
+        self.file.write(text)
+        self.file.flush()
+
     def is_in_place(self) -> bool:
         """Return whether the file of the lock is still at its path."""
         try:
             return os.path.samestat(os.fstat(self.file.fileno()), os.stat(self.path))
         except FileNotFoundError:
             return False
+
+
+MIGRATION_NOTE = "A startup is migrating the database."
+
+
+def is_migration_noted(database_path: str) -> bool:
+    """Return whether the lock of a file is held for a migration, as the note in it says."""
+    try:
+        return Path(f"{os.path.realpath(database_path)}-lock").read_text() == MIGRATION_NOTE
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
@@ -1743,7 +1791,11 @@ def held_lock(database_path: str) -> Iterator[WorkersLock]:
     while True:
         with WorkersLock(database_path) as lock, lock.held():
             if lock.is_in_place():
-                yield lock
+                lock.write_note("")  # There may be one of a process that was killed.
+                try:
+                    yield lock
+                finally:
+                    lock.write_note("")
                 return
 
 
@@ -1757,6 +1809,9 @@ def connect(path: str, timeout: float) -> sqlite3.Connection:
     )
     connection.execute("PRAGMA fullfsync = ON")  # macOS syncs nothing without it.
     return connection
+
+
+SQLITE_HEADER = b"SQLite format 3\0"  # sqlite.org/fileformat.html
 
 
 def check_file(path: str) -> None:
@@ -1781,6 +1836,9 @@ def check_file(path: str) -> None:
     for file in (path, f"{path}-lock", f"{path}-wal", f"{path}-shm"):
         if os.path.exists(file) and not is_accessible(file, os.R_OK | os.W_OK):
             raise OSError(f"{file} cannot be written")
+    with open(path, "rb") as database:
+        if database.read(len(SQLITE_HEADER)) not in (SQLITE_HEADER, b""):
+            raise OSError("file is not a database")
 
 
 def is_accessible(path: str, mode: int) -> bool:
@@ -1816,10 +1874,14 @@ def is_up_to_date(path: str) -> bool:
     """
     if not os.path.exists(path) or os.path.getsize(path) == 0:
         return False
-    with Migrator(path) as migrator:
-        [mode] = migrator.connection.execute("PRAGMA journal_mode").fetchone()
-        is_wal: bool = mode == "wal"
-        return is_wal and migrator.is_complete()
+    try:
+        with Migrator(path, timeout=READ_TIMEOUT) as migrator:
+            [mode] = migrator.connection.execute("PRAGMA journal_mode").fetchone()
+            return bool(mode == "wal") and migrator.is_complete()
+    except sqlite3.OperationalError as error:
+        if primary_code(error) == sqlite3.SQLITE_BUSY:  # Perhaps it is being migrated.
+            return False
+        raise
 
 
 def check_wal_support(path: str) -> None:
@@ -1847,8 +1909,9 @@ class Migrator(SQLiteBackend):  # type: ignore[misc]  # yoyo has no type annotat
     applies and marks a migration in two transactions. A `with` statement closes the connection.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, timeout: float) -> None:
         self.path = path
+        self.timeout = timeout  # seconds to wait for SQLite's locks
         found = yoyo.read_migrations(glob.escape(str(FOLDER / "migrations")))
         visible = [migration for migration in found if is_visible(Path(migration.path))]
         self.migrations = yoyo.migrations.MigrationList(visible)
@@ -1857,7 +1920,7 @@ class Migrator(SQLiteBackend):  # type: ignore[misc]  # yoyo has no type annotat
 
     def connect(self, dburi: object) -> sqlite3.Connection:
         """Return a new connection (yoyo calls this)."""
-        return connect(self.path, timeout=0.9 * START_TIMEOUT)  # It fails before the startup does.
+        return connect(self.path, self.timeout)
 
     def begin(self) -> None:
         """Begin a transaction that writes (yoyo calls this)."""
@@ -2057,8 +2120,9 @@ LINK_HEADER = {
 LOCATION_HEADER = {"Location": describe_header("The path of the task", "/tasks/1")}
 NO_STORE_HEADER = {"Cache-Control": describe_header("Caches do not keep it", "no-store")}
 RETRY_AFTER_HEADER = {
-    "Retry-After": describe_header("Seconds until a retry can succeed (503)", "1")
+    "Retry-After": describe_header("Seconds until a retry can succeed (503, 507)", "1")
 }
+ALLOW_HEADER = {"Allow": describe_header("The methods of the path (405)", "GET, HEAD, OPTIONS")}
 AUTHENTICATE_HEADER = {"WWW-Authenticate": describe_header("How to authenticate", "Bearer")}
 
 TASK_RESPONSE = describe_response(
@@ -2099,11 +2163,16 @@ INVALID = describe_response(
         },
     ),
 )
+NO_ETAG_MATCHES = describe_response(
+    "If-Match is not *, or If-None-Match is *",
+    describe_json(reference("ErrorDetail"), {"detail": NO_ETAG_TO_MATCH}),
+    {"Cache-Control": ETAG_HEADERS["Cache-Control"]},
+)
 OTHER_ERROR = describe_response(
     "Any other error. After a 5xx a write may have happened or not: repeat it with the same "
     "Idempotency-Key or If-Match",
     describe_json(reference("ErrorDetail"), {"detail": "Internal Server Error"}),
-    {**RETRY_AFTER_HEADER, **NO_STORE_HEADER},
+    {**RETRY_AFTER_HEADER, **NO_STORE_HEADER, **ALLOW_HEADER},
 )
 
 
@@ -2147,7 +2216,7 @@ OPERATIONS: dict[str, Schema] = {
         "parameters": [DELETE_DONE, *PRECONDITIONS],
         "responses": {
             "200": describe_response("The number of deleted tasks", describe_json(COUNT, 3)),
-            "412": PRECONDITION_FAILED,
+            "412": NO_ETAG_MATCHES,
             "422": INVALID,
         },
     },
@@ -2496,7 +2565,8 @@ PAGE = r"""<!doctype html>
         for (const [name, value] of Object.entries(headers)) {
           words.push("-H", quoteForShell(`${name}: ${value}`));
         }
-        if (body !== undefined) words.push("--json", quoteForShell(body));
+        // curl takes what begins with @ for the name of a file.
+        if (body !== undefined) words.push("--json", quoteForShell(body.replace(/^@/, " @")));
         words.push(quoteForShell(url.href));
         return words.join(" ");
       }

@@ -107,6 +107,12 @@ class Client:
             yield
             self.get("/info")  # When this is answered, the requests before it wait for the lock.
 
+    def request_with_body(self, **named: Any) -> Iterator[httpx.Response]:
+        """Send the same body to each route that reads one; yield the responses."""
+        yield self.request("POST", "/tasks", **named)
+        yield self.request("PATCH", "/tasks/1", **named)
+        yield self.request("PUT", "/tasks/1", **named)
+
     def create_task(
         self, name: str = "milk", done: bool = False, headers: Headers = ()
     ) -> httpx.Response:

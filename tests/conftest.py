@@ -43,7 +43,7 @@ from starting import run_yoyo  # noqa: E402
 @pytest.fixture(scope="session")
 def portal():
     """An event loop in a thread of its own, for all applications in this process."""
-    with start_blocking_portal("asyncio") as portal:
+    with start_blocking_portal("asyncio", {"use_uvloop": True}) as portal:
         yield portal
         portal.call(portal.stop, True)  # Cancel the requests that a failed test has left behind.
 

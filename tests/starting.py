@@ -31,13 +31,15 @@ def file_names(folder: Path) -> list[str]:
 def snapshot(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     """Return the mode, the time of the last change and the content of each file in a folder.
 
+    The time of the lock's file does not count: a startup may write a note into it and remove that.
     Not while this process holds a lock of SQLite's in it: to close a file drops the locks on it.
     """
     files = {}
     for file in folder.iterdir():
         status = file.lstat()
         content = file.read_bytes() if file.is_file() else b""
-        files[file.name] = (status.st_mode, status.st_mtime_ns, content)
+        changed = 0 if file.name.endswith("-lock") else status.st_mtime_ns
+        files[file.name] = (status.st_mode, changed, content)
     return files
 
 

@@ -45,6 +45,7 @@ def assert_can_be_served(copy, make_server):
 
 
 @pytest.mark.skipif(not shutil.which("sqlite3"), reason="the sqlite3 shell is not installed")
+@pytest.mark.slow
 def test_the_command_of_the_readme_copies_a_loaded_server(make_server, tmp_path):
     command = re.search(r"^ +(sqlite3 .*VACUUM INTO.*)$", README, re.MULTILINE)[1]
     server = make_server(db=tmp_path / "todo.db")

@@ -208,7 +208,8 @@ def test_an_operation_has_the_responses_that_a_client_acts_on(operation_id, stat
         ("get_task", "401", ["WWW-Authenticate"]),
         ("update_task", "412", ["ETag", "Cache-Control"]),
         ("delete_task", "200", []),
-        ("delete_task", "default", ["Retry-After", "Cache-Control"]),
+        ("delete_task", "default", ["Retry-After", "Cache-Control", "Allow"]),
+        ("delete_tasks", "412", ["Cache-Control"]),
         ("get_health", "200", ["Cache-Control"]),
     ],
 )

@@ -104,6 +104,7 @@ class Disk:
         return content
 
 
+@pytest.mark.slow
 def test_the_names_of_new_files_are_synced_before_the_first_answer(recorded):
     before = recorded.calls[: recorded.answers[0]]
     synced = {call.path for call in before if "sync" in call.name}
@@ -117,6 +118,7 @@ def test_the_names_of_new_files_are_synced_before_the_first_answer(recorded):
         pytest.param([0, 512, 5000], id="unsynced writes arrived in part and in any order"),
     ],
 )
+@pytest.mark.slow
 def test_what_was_acknowledged_survives_a_power_cut_at_any_moment(recorded, tmp_path, arrived):
     left = tmp_path / "left.db"
     created = by_id(recorded.tasks)
@@ -157,7 +159,12 @@ def test_what_was_acknowledged_survives_a_power_cut_at_any_moment(recorded, tmp_
             marks=pytest.mark.slow,
         ),
         # There is room for a part of the first write.
-        ("pwrite64:error=ENOSPC:when=3+", 507, "The disk is full: try again when there is room"),
+        pytest.param(
+            "pwrite64:error=ENOSPC:when=3+",
+            507,
+            "The disk is full: try again when there is room",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_during_a_fault_of_the_disk_reads_go_on_and_after_it_writes_too(

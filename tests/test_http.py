@@ -311,10 +311,11 @@ LEFT_BEHIND = [  # what a client has sent when it stalls or vanishes
     "end",
     [
         "a reset",
-        pytest.param("a close", marks=pytest.mark.slow),
-        pytest.param("nothing", marks=pytest.mark.slow),
+        "a close",
+        "nothing",
     ],
 )
+@pytest.mark.slow
 def test_clients_that_stall_or_vanish_do_not_disturb_others(make_server, end):
     server = make_server()
     insert_tasks(server.db, [("x" * 1000, False)] * 5000)

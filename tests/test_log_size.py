@@ -37,6 +37,7 @@ def test_the_log_shrinks_after_a_bulk_delete(make_client):
     assert log_size(client.db) < MIB
 
 
+@pytest.mark.slow
 def test_the_log_shrinks_after_a_bulk_delete_that_another_program_has_held_up(make_client):
     client = make_client()
     insert_tasks(client.db, [("🦆" * 1000, True)] * 3000)

@@ -117,7 +117,8 @@ def test_a_later_migration_rolls_back_and_applies_again_and_keeps_the_tasks(make
 @pytest.mark.parametrize(
     ("call", "when"),
     [
-        ("unlink", 1),  # of SQLite's journal, which commits the migration
+        # of SQLite's journal, which commits the migration
+        pytest.param("unlink", 1, marks=slow),
         pytest.param("pwrite64", 1, marks=slow),
         pytest.param("pwrite64", 2, marks=slow),
         pytest.param("pwrite64", 3, marks=slow),
@@ -211,7 +212,7 @@ def test_a_start_that_waits_in_vain_is_refused_and_never_migrates(
             start.result(10)
         assert str(refused.value) in (  # It depends on where it waits.
             f"Cannot serve {old_db}: another process holds its lock file or a lock on it",
-            f"Cannot serve {old_db}: database is locked",
+            f"Cannot serve {old_db}: another program holds a lock on it",
         )
     wait_until("the writer thread has ended", lambda: count_writers() == writers)
     assert applied_migrations(old_db) == ["0001-task"]
@@ -232,17 +233,37 @@ def test_a_start_that_waits_in_vain_leaves_no_file_behind(make_server, tmp_path,
 # Long
 
 
-def test_a_migration_may_take_longer_than_a_start_waits_for_locks(
-    make_client, old_db, tmp_path, monkeypatch
-):
+@pytest.fixture
+def slow_migration(tmp_path, monkeypatch):
+    """The application has a migration that takes twice as long as a start waits for locks."""
     folder = copy_application(tmp_path / "copy")
     (folder / "migrations" / "0003-slow.py").write_text(
-        "import time\nimport yoyo\nsteps = [yoyo.step(lambda connection: time.sleep(0.8))]\n"
+        "import time\nimport yoyo\nsteps = [yoyo.step(lambda connection: time.sleep(0.4))]\n"
     )
     monkeypatch.setattr(todo, "FOLDER", folder)
-    monkeypatch.setattr(todo, "START_TIMEOUT", 0.4)
+    monkeypatch.setattr(todo, "START_TIMEOUT", 0.2)
+
+
+@pytest.mark.usefixtures("slow_migration")
+@pytest.mark.slow
+def test_a_migration_may_take_longer_than_a_start_waits_for_locks(make_client, old_db):
     make_client(TODO_DB=str(old_db))
     assert applied_migrations(old_db) == [*MIGRATIONS, "0003-slow"]
+
+
+@pytest.mark.usefixtures("slow_migration")
+def test_a_start_waits_for_the_migration_of_another_one_however_long(make_client, old_db):
+    with ThreadPoolExecutor() as threads:
+        starts = [threads.submit(make_client, TODO_DB=str(old_db)) for _ in range(2)]
+        for start in starts:
+            start.result(20)
+    assert applied_migrations(old_db) == [*MIGRATIONS, "0003-slow"]
+
+
+def test_a_note_of_a_migration_that_was_killed_means_nothing(make_client, old_db, monkeypatch):
+    old_db.with_name("old.db-lock").write_text(todo.MIGRATION_NOTE)
+    make_client(TODO_DB=str(old_db))
+    assert old_db.with_name("old.db-lock").read_text() == ""
 
 
 def test_the_log_of_a_long_migration_is_gone_when_the_server_has_started(

@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 )
 
 IF_MATCH_FAILED = "If-Match does not hold: the current ETag is not in it"
-IF_NONE_MATCH_FAILED = "If-None-Match does not hold: the current ETag is in it"
+IF_NONE_MATCH_FAILED = "If-None-Match does not hold: it matches what is there now"
 
 
 class Condition(NamedTuple):
@@ -232,7 +232,8 @@ class ServerMachine(RuleBasedStateMachine):
         page = found[: query.get("limit")]
         if len(page) == len(found):
             return page, None
-        rest = urlencode({**query, "after": page[-1]["id"]})
+        others = {name: value for name, value in query.items() if name != "after"}
+        rest = urlencode({**others, "after": page[-1]["id"]})
         return page, f'</tasks?{rest}>; rel="next"'
 
     # The comparison of a response with it

@@ -59,6 +59,17 @@ def test_every_write_and_healthz_are_503_with_a_sentence_in_the_log(
     assert [sentence in message for message in caplog.messages] == [True] * 6
 
 
+def test_a_link_that_leads_to_another_file_is_noticed(make_client, empty_db, tmp_path):
+    link = tmp_path / "link.db"
+    link.symlink_to(shutil.copy(empty_db, tmp_path / "first.db"))
+    client = make_client(TODO_DB=str(link))
+    link.unlink()
+    link.symlink_to(shutil.copy(empty_db, tmp_path / "second.db"))
+    create = client.post("/tasks", json={"name": "milk", "done": False})
+    assert_error(create, 503, UNAVAILABLE)
+    assert_error(client.get("/healthz"), 503, UNAVAILABLE)
+
+
 @for_each_file
 def test_a_write_that_waits_for_the_lock_meanwhile_is_a_503_too(make_client, suffix):
     client = make_client()

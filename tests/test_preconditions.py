@@ -14,7 +14,7 @@ from assertions import (
 from database import insert_tasks
 
 IF_MATCH_FAILED = "If-Match does not hold: the current ETag is not in it"
-IF_NONE_MATCH_FAILED = "If-None-Match does not hold: the current ETag is in it"
+IF_NONE_MATCH_FAILED = "If-None-Match does not hold: it matches what is there now"
 NO_ETAG_TO_MATCH = "If-Match does not hold: there is no ETag here, and only * matches that"
 
 BREAD = {"name": "bread", "done": True}

@@ -46,6 +46,7 @@ def best_median(times):
     return min(statistics.median(window) for window in windows)
 
 
+@pytest.mark.slow
 def test_reads_stay_quick_and_writes_share_commits_while_a_sync_takes_50_ms(make_server):
     server = make_server()
     insert_tasks(server.db, [("milk", False)])
@@ -108,6 +109,7 @@ def read_again_and_again(connection, target, is_over):
         connection.read_response()
 
 
+@pytest.mark.slow
 def test_short_reads_stay_quick_beside_long_lists_and_searches_that_nobody_reads(make_server):
     server = make_server()
     insert_tasks(server.db, [("x" * 50, False)] * 60_000)

@@ -88,6 +88,7 @@ def test_a_client_that_closes_after_one_request_reads_that_its_body_is_too_large
         assert connection.read_rest() == b""
 
 
+@pytest.mark.slow
 def test_a_refused_body_is_not_kept_in_memory(make_server):
     server = make_server()  # A new one, because others may have memory left that they can use.
     chunks = encode_chunks(*split(BODY.ljust(15 * MIB), MIB))

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 
 import pytest
-from server import ServerExited
+from server import ROOT, ServerExited
 from starting import copy_application, file_names, open_files, require, snapshot
 from tracing import require_strace
 
@@ -42,6 +42,7 @@ def assert_refused(make_client, db, reason):
     [
         ("mkdir todo.db", "it is not a regular file"),
         ("mkfifo todo.db", "it is not a regular file"),
+        ("printf x >todo.db", "file is not a database"),
         ("echo 'This is a diary.' >todo.db", "file is not a database"),
         ("yes 'This is a diary.' | head -c 9000 >todo.db", "file is not a database"),
         ("head -c 9000 /dev/zero >todo.db", "file is not a database"),
@@ -216,6 +217,7 @@ AS_OWNER = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override
             "chmod 444 todo.db",
             "{db} cannot be written",
             id="read-only file",
+            marks=slow,
         ),
         pytest.param(
             "chmod 644 todo.db; chown 12345 todo.db; chmod 777 .",
@@ -232,6 +234,7 @@ AS_OWNER = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override
             "chmod 555 .",
             "its folder cannot be written, but SQLite keeps its WAL there",
             id="read-only folder",
+            marks=slow,
         ),
         pytest.param(
             "rm todo.db; chmod 555 .",
@@ -249,6 +252,7 @@ AS_OWNER = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override
             "touch todo.db-wal; chmod 444 todo.db-wal",
             "{db}-wal cannot be written",
             id="read-only log",
+            marks=slow,
         ),
         pytest.param(
             "touch todo.db-shm; chmod 444 todo.db-shm",
@@ -271,7 +275,8 @@ def test_what_cannot_be_written_is_refused(make_server, empty_db, folder, comman
     assert snapshot(folder) == before
 
 
-@pytest.mark.parametrize("db", ["old", pytest.param("new", marks=slow)], indirect=True)
+@pytest.mark.parametrize("db", ["old", "new"], indirect=True)
+@pytest.mark.slow
 def test_a_file_system_without_shared_memory_is_refused(make_server, db, tmp_path):
     """SQLite's log needs memory that processes share; some network file systems have none."""
     require_strace()
@@ -321,3 +326,15 @@ def test_two_workers_that_are_refused_end_the_server(make_server, folder):
     sentence = f"ERROR:    Cannot serve {folder}: it is not a regular file\n"
     assert exited.value.server.lines.count(sentence) == 2
     assert "Traceback" not in exited.value.server.log
+
+
+def test_a_working_directory_that_was_removed_is_refused_in_one_line(make_server, tmp_path):
+    script = 'mkdir "$0" && cd "$0" && rmdir "$0" && exec "$@"'
+    prefix = ["bash", "-c", script, str(tmp_path / "gone")]
+    with pytest.raises(ServerExited) as exited:
+        make_server("--app-dir", str(ROOT), prefix=prefix, TODO_DB=None)
+    assert exited.value.code == 3
+    assert exited.value.server.lines[2:] == [
+        "ERROR:    Cannot serve todo.db: the working directory does not exist any more\n",
+        "ERROR:    Application startup failed. Exiting.\n",
+    ]

@@ -137,7 +137,7 @@ def test_it_can_be_mounted_below_a_root_path(make_client):
 # uvicorn
 
 
-@with_and_without_slash
+@pytest.mark.parametrize("root_path", ["/api/", pytest.param("/api", marks=pytest.mark.slow)])
 def test_uvicorn_has_an_option_for_it(make_server, root_path):
     server = make_server("--root-path", root_path)
     created = server.request("POST", "/tasks", json=MILK)

@@ -106,6 +106,7 @@ def test_any_other_token_is_required(make_client, setting, token):
     "origin",
     [
         "a.example",
+        "https://a.example https://c.example",
         "localhost:3000",
         "//a.example",
         "://a.example",
@@ -182,6 +183,7 @@ def test_without_origins_there_is_no_cors(make_client, settings):
 # The process
 
 
+@pytest.mark.slow
 def test_an_invalid_setting_is_one_line_of_the_log_and_exit_code_3(make_server):
     with pytest.raises(ServerExited) as exited:
         make_server(TODO_TOKEN="")

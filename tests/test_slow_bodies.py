@@ -45,9 +45,9 @@ async def dripping():
 def slow_body(request, monkeypatch):
     """A body that pauses for too long, or that drips for too long."""
     if request.param == "pause":
-        monkeypatch.setattr(todo, "BODY_PAUSE", 0.05)
+        monkeypatch.setattr(todo, "BODY_PAUSE", 0.03)
         return stalling(b'{"name":"milk"')
-    monkeypatch.setattr(todo, "BODY_TIMEOUT", 0.1)
+    monkeypatch.setattr(todo, "BODY_TIMEOUT", 0.05)
     return dripping()
 
 
@@ -68,12 +68,12 @@ def test_a_slow_body_is_refused(client, slow_body, method, path):
 
 
 def test_a_body_that_never_begins_is_refused(client, monkeypatch):
-    monkeypatch.setattr(todo, "BODY_PAUSE", 0.05)
+    monkeypatch.setattr(todo, "BODY_PAUSE", 0.03)
     assert_error(client.post("/tasks", content=never_beginning()), 408, TOO_SLOW)
 
 
 def test_a_body_that_is_complete_before_its_end_is_sent_is_refused_too(client, monkeypatch):
-    monkeypatch.setattr(todo, "BODY_PAUSE", 0.05)
+    monkeypatch.setattr(todo, "BODY_PAUSE", 0.03)
     body = stalling(b'{"name":"milk","done":false}')
     assert_error(client.post("/tasks", content=body), 408, TOO_SLOW)
 
@@ -88,7 +88,7 @@ def test_a_body_that_is_complete_before_its_end_is_sent_is_refused_too(client, m
     ],
 )
 def test_what_a_body_would_have_been_refused_for_is_not_said(client, monkeypatch, body, headers):
-    monkeypatch.setattr(todo, "BODY_PAUSE", 0.05)
+    monkeypatch.setattr(todo, "BODY_PAUSE", 0.03)
     assert_error(client.post("/tasks", content=stalling(body), headers=headers), 408, TOO_SLOW)
 
 
@@ -107,7 +107,7 @@ def test_a_declared_length_that_is_too_large_is_answered_when_the_body_is_slow(c
 
 
 def test_a_body_that_is_too_large_already_is_answered_when_it_pauses(client, monkeypatch):
-    monkeypatch.setattr(todo, "BODY_PAUSE", 0.05)
+    monkeypatch.setattr(todo, "BODY_PAUSE", 0.03)
     response = client.post("/tasks", content=stalling(b" " * (2**20 + 1)))
     assert_error(response, 413, TOO_LARGE)
 

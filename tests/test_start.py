@@ -100,6 +100,7 @@ def test_all_paths_and_links_to_a_file_lead_to_one_lock(make_client, tmp_path):
 # The application
 
 
+@pytest.mark.slow
 def test_the_application_may_be_at_any_path(make_server, tmp_path):
     folder = copy_application(tmp_path / "todo [1] a*b?%41#")
     assert_serves(make_server(db=tmp_path / "new.db", folder=folder))
@@ -117,6 +118,7 @@ def test_hidden_files_beside_statements_and_migrations_are_ignored(make_server, 
     assert_serves(make_server(db=tmp_path / "new.db", folder=folder))
 
 
+@pytest.mark.slow
 def test_without_docstrings_it_serves_the_same_document(make_server, make_client):
     command = [sys.executable, "-OO", "-m", "uvicorn", "todo:app", "--port", "0"]
     server = make_server(command=command)
@@ -125,6 +127,7 @@ def test_without_docstrings_it_serves_the_same_document(make_server, make_client
     assert document == make_client().get("/openapi.json").text
 
 
+@pytest.mark.slow
 def test_without_fcntl_as_on_windows_it_serves_all_the_same(make_server, tmp_path):
     hidden = tmp_path / "hidden"
     hidden.mkdir()
@@ -137,6 +140,7 @@ def test_without_fcntl_as_on_windows_it_serves_all_the_same(make_server, tmp_pat
     assert file_names(folder) == ["new.db", "new.db-lock"]
 
 
+@pytest.mark.slow
 def test_a_user_without_a_name_may_start_it(make_server, tmp_path):
     """yoyo asks for the name of the user; in a container there may be none."""
     as_nobody = ["setpriv", "--reuid=12345", "--clear-groups"]
@@ -146,6 +150,7 @@ def test_a_user_without_a_name_may_start_it(make_server, tmp_path):
     assert_serves(make_server(db=tmp_path / "new.db", prefix=as_nobody, **unnamed))
 
 
+@pytest.mark.slow
 def test_a_mounted_folder_is_served(make_server, tmp_path):
     """A container's volume is mounted like this."""
     folder = tmp_path / "a b"
@@ -207,6 +212,7 @@ def test_a_start_with_nothing_to_migrate_needs_neither_lock(make_client, ready_d
         assert_task(client.get("/tasks/1"), {"name": "milk", "done": False, "id": 1})
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_replaced_while_others_hold_the_locks_comes_up(make_server, ready_db):
     fcntl = pytest.importorskip("fcntl")
     server = make_server("--workers", "2", db=ready_db)

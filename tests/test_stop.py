@@ -24,7 +24,7 @@ slow = pytest.mark.slow
     ("sig", "workers"),
     [
         (signal.SIGINT, 1),
-        (signal.SIGTERM, 2),
+        pytest.param(signal.SIGTERM, 2, marks=slow),
         pytest.param(signal.SIGTERM, 1, marks=slow),
         pytest.param(signal.SIGINT, 4, marks=slow),
     ],
@@ -70,6 +70,7 @@ def test_a_stop_while_another_program_reads_says_that_the_log_remains(make_clien
     assert [task["name"] for task in read_tasks(client.db)] == ["one", "two"]
 
 
+@pytest.mark.slow
 def test_a_failure_while_closing_is_logged(make_server):
     server = make_server()
     server.request("POST", "/tasks", json={"name": "milk", "done": False})

@@ -11,6 +11,8 @@ from database import insert_tasks
 from server import Server
 from wire import Connection, encode_request
 
+pytestmark = pytest.mark.slow  # test_list.py has the quick tests of streamed lists
+
 TASKS = 100_000
 MIB = 2**20
 
