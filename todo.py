@@ -75,15 +75,16 @@ except ImportError:  # Windows has no flock: use one worker there.
 
 NAME_LIMIT = 1000  # characters; so the largest page, 1,000 tasks, has at most 6 MB
 BODY_LIMIT = 2**20  # bytes; a task needs less than 13 kB, however it is escaped
-DISCARD_LIMIT = 2**24  # bytes of a refused body to receive, so that its client reads the response
+DROP_LIMIT = 2**24  # bytes of a refused body to receive, so that its client reads the response
 BODY_TIMEOUT = 30.0  # seconds for a whole body, so that a slow client cannot hold a connection
 BODY_PAUSE = 10.0  # seconds that may pass between two parts of a body
-WRITE_TIMEOUT = 5.0  # seconds until a write must have begun, and that it waits for SQLite's lock
+WRITE_TIMEOUT = 5.0  # seconds after which a write fails that has not begun
 READ_TIMEOUT = 0.1  # seconds that a read waits for SQLite's locks, which hardly ever happens
 CHECKPOINT_TIMEOUT = 0.1  # seconds that a checkpoint waits for readers; writes wait with it
 START_TIMEOUT = 30.0  # seconds that a startup waits for locks, unless they are for a migration
 STOP_TIMEOUT = 5.0  # seconds that a shutdown waits for the writer thread
-LIST_PIECE = 300  # tasks that are read at a time (1 ms); also the most in a list with an ETag
+LIST_PIECE = 300  # tasks that are read at a time, which takes 1 ms
+WHOLE_LIST = 300  # the most tasks in a list that is not streamed and has an ETag
 WAL_LIMIT = 2**23  # bytes of SQLite's write-ahead log (the -wal file) at which it is truncated
 
 log = logging.getLogger("uvicorn.error")  # the logger of uvicorn's own messages
@@ -110,7 +111,7 @@ async def create_task(request: TodoRequest, database: Database) -> Response:
     body = await read_json(request)
     fields = validate_new_task(body, validate_key(key))
     digest = None if key is None else digest_fields(fields)
-    result = await database.write("create_task", {**fields, "key": key, "request": digest})
+    result = await database.write("create_task", {**fields, "key": key, "digest": digest})
     if not result.row:
         raise Invalid([KEY_REUSED.entry(KEY_LOC, key)])
     new_id, task = result.row
@@ -122,7 +123,7 @@ async def list_tasks(request: TodoRequest, database: Database) -> Response:
     """Return all tasks, or those that the query selects: a short list, a page or a stream."""
     parameters = parse_query(request)
     query = validate_list_query(dict(parameters))
-    limit = LIST_PIECE if query.limit is None else query.limit
+    limit = WHOLE_LIST if query.limit is None else query.limit
     # One task more shows whether others remain.
     tasks = await find_tasks(request, database, query, limit + 1)
     if len(tasks) <= limit:
@@ -187,7 +188,7 @@ async def delete_task(request: TodoRequest, database: Database) -> Response:
 
 
 async def get_health(request: TodoRequest, database: Database) -> Response:
-    """Check that tasks can be read, that the writer thread runs, and that the file is in place."""
+    """Check that tasks can be read, that the file is in place, and that the writer thread runs."""
     database.check_health()
     return JSONText('{"status":"ok"}', (b"cache-control", b"no-store"))
 
@@ -245,8 +246,8 @@ async def find_tasks(
 ) -> list[str]:
     """Return the JSON of the first tasks that match a query.
 
-    These are `wanted` tasks or a few more, or all that match if there are fewer. Without `q` they
-    come from one statement, so they were in the table together.
+    These are `wanted` tasks, or all that match if there are fewer; with `q` there can be more.
+    Without `q` they come from one statement, so they were in the table together.
     """
     piece_size = wanted if query.q is None else LIST_PIECE  # A search may look at many tasks.
     tasks: list[str] = []
@@ -347,9 +348,9 @@ class Resource(BaseRoute):
         self.pattern = re.compile("|".join(patterns))
         self.tag = tag
         self.needs_token = needs_token
-        self.operations = dict(operations)
-        if "GET" in operations:
-            self.operations["HEAD"] = operations["GET"]
+        self.operations = operations
+        if "GET" in self.operations:
+            self.operations["HEAD"] = self.operations["GET"]
         self.operations["OPTIONS"] = self.get_options
         self.allow = ", ".join(self.operations)
 
@@ -367,7 +368,9 @@ class Resource(BaseRoute):
         method = scope["method"]
         operation = self.operations.get(method, self.refuse_method)
         drops_body = method in self.operations and method not in METHODS_WITH_BODY
-        await respond(operation, self.needs_token, drops_body, scope, receive, send)
+        await respond(
+            operation, scope, receive, send, needs_token=self.needs_token, drops_body=drops_body
+        )
 
     async def get_options(self, request: TodoRequest, database: Database) -> Response:
         """Return the methods of this resource."""
@@ -379,15 +382,15 @@ class Resource(BaseRoute):
 
 
 class UnknownPath(BaseRoute):
-    """The last route: it matches every path and answers 404."""
+    """The last route: it matches every path, and the response is 404."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Tell Starlette's router that any path will do."""
         return (Match.FULL if scope["type"] == "http" else Match.NONE), {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request to a path that is no resource."""
-        await respond(self.refuse_path, True, False, scope, receive, send)
+        """Refuse a request to a path that is no resource."""
+        await respond(self.refuse_path, scope, receive, send, needs_token=True, drops_body=False)
 
     async def refuse_path(self, request: TodoRequest, database: Database) -> Response:
         """Raise Refusal (404)."""
@@ -421,16 +424,17 @@ ROUTES = [  # Starlette tries them in this order: the busiest come first.
 
 async def respond(
     operation: Operation,
-    needs_token: bool,
-    drops_body: bool,
     scope: Scope,
     receive: Receive,
     send: Send,
+    *,
+    needs_token: bool,
+    drops_body: bool,
 ) -> None:
     """Run an operation and send its response, or the response to what it raised.
 
-    A body that the operation does not read is dropped before it. The cancellation of a request
-    gets a response too, and is then raised again.
+    With `drops_body`, a body is received and ignored before the operation runs. If the request is
+    cancelled, a 503 is sent, and the cancellation is raised again.
     """
     app: Application = scope["app"]
     request = TodoRequest(scope, receive)
@@ -438,11 +442,11 @@ async def respond(
         try:
             if app.database is None:
                 log.error(NOT_RUNNING)
-                raise HTTPException(503, NOT_RUNNING)
+                raise Refusal(503, NOT_RUNNING)
             if needs_token and app.token is not None:
                 check_token(request, app.token)
-            if drops_body and announces_body(request.lines):
-                await drop_body(request)
+            if drops_body and announces_body(request.header_values):
+                await drop_unused_body(request)
             response = await operation(request, app.database)
         except Refusal as refusal:
             response = await refusal_response(request, refusal)
@@ -456,7 +460,7 @@ async def respond(
         await response(scope, receive, send)
     except ClientDisconnect:
         pass
-    except RuntimeError as error:  # The server has lost the connection.
+    except RuntimeError as error:  # The server's, if the connection is lost.
         log.error("A response broke off: %s", describe_error(error))
     except Exception as error:  # The response has begun, so there cannot be another one.
         log_error("A response broke off", error)
@@ -567,6 +571,7 @@ def is_origin(text: str) -> bool:
 @contextlib.asynccontextmanager
 async def lifespan(app: Application) -> AsyncIterator[None]:
     """Keep the database open while the application runs; raise StartRefused."""
+    app.start_error = None
     try:
         app.check_settings()
         app.database = await Database.open(app.database_path)
@@ -575,7 +580,7 @@ async def lifespan(app: Application) -> AsyncIterator[None]:
         raise
     log.info("Serving the tasks in %s", app.database.path)
     gc.collect()
-    gc.freeze()  # What exists now stays: not scanning it again saves a list of 100 5 to 20 %.
+    gc.freeze()  # Not scanning what exists now makes a list of 100 tasks 5 to 20 % faster.
     try:
         yield
     finally:
@@ -608,6 +613,7 @@ UPGRADE_WITH_BODY = (
 NOT_JSON = "Send JSON with the header Content-Type: application/json (curl --json does)"
 UNREADABLE = "There was an error parsing the body"
 TOO_LARGE = f"The body is larger than {BODY_LIMIT} bytes: send less"
+UNUSED_AND_TOO_LARGE = f"The body is larger than {DROP_LIMIT} bytes, and not needed: send none"
 TOO_SLOW = "The body did not arrive in time: send it again, faster and without a pause"
 
 Schema = dict[str, Any]  # a JSON Schema; the checks below read its keywords
@@ -674,21 +680,22 @@ class TodoRequest(Request):
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         super().__init__(scope, receive)
-        self.lines: dict[bytes, bytes] = dict(scope["headers"])  # the last line of each header
+        # By name. Of a repeated header only the last value: `header` joins them.
+        self.header_values: dict[bytes, bytes] = dict(scope["headers"])
 
     def header(self, name: bytes) -> str | None:
         """Return the value of a header, decoded as Latin-1, or None if it was not sent.
 
         Several lines of one header are joined by commas (RFC 9110, section 5.3).
         """
-        if name not in self.lines:
+        if name not in self.header_values:
             return None
-        lines: list[bytes] = [value for key, value in self.scope["headers"] if key == name]
-        return b", ".join(lines).decode("latin-1").strip(" \t")
+        values: list[bytes] = [value for key, value in self.scope["headers"] if key == name]
+        return b", ".join(values).decode("latin-1").strip(" \t")
 
     def is_conditional(self) -> bool:
         """Return whether the request has a precondition."""
-        return b"if-match" in self.lines or b"if-none-match" in self.lines
+        return b"if-match" in self.header_values or b"if-none-match" in self.header_values
 
 
 @dataclass(frozen=True)
@@ -704,7 +711,7 @@ class ListQuery:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a value: the type, text and context that pydantic gives it."""
+    """What is wrong with a value: type, text and context, as pydantic writes them."""
 
     type: str
     msg: str
@@ -744,7 +751,7 @@ class Invalid(Exception):
 
 
 class Refusal(HTTPException):
-    """An error for a request whose body has not been read: it is dropped before the response."""
+    """An error that is raised before the body is read; `respond` drops the body first."""
 
 
 def validate_new_task(body: object, entries: Sequence[Entry] = ()) -> Values:
@@ -906,9 +913,10 @@ def check_token(request: TodoRequest, token: str) -> None:
 
 
 def path_below_root(scope: Scope) -> str:
-    """Return the path of a request below the root path, which may end in a slash or not.
+    """Return the path of a request without the root path.
 
-    Servers put the root path before the path as it is; proxies may have taken it away.
+    The root path may end in a slash: then the path is "/api//tasks", if the server has joined the
+    two, or "/api/tasks". A path that does not begin with it has lost it to a proxy.
     """
     path: str = scope["path"]
     root_path: str = scope.get("root_path", "")
@@ -956,7 +964,7 @@ async def read_json(request: TodoRequest) -> object:
     """
     if not JSON_TYPE.fullmatch(request.header(b"content-type") or ""):
         raise Refusal(415, NOT_JSON)
-    if declared_size(request.lines) > BODY_LIMIT:
+    if declared_size(request.header_values) > BODY_LIMIT:
         raise Refusal(413, TOO_LARGE, {"Connection": "close"})
     body = await receive_body(request)
     if body.size > BODY_LIMIT:
@@ -980,12 +988,12 @@ def parse_json(content: bytearray) -> object:
     return value
 
 
-def refuse_constant(name: str) -> None:
+def reject_constant(name: str) -> None:
     """Raise JSONDecodeError for NaN, Infinity and -Infinity, which Python's decoder accepts."""
     raise json.JSONDecodeError(f"{name} is not JSON", "", 0)
 
 
-JSON_DECODER = json.JSONDecoder(parse_constant=refuse_constant)
+JSON_DECODER = json.JSONDecoder(parse_constant=reject_constant)
 
 
 class Body(NamedTuple):
@@ -997,10 +1005,10 @@ class Body(NamedTuple):
 
 
 async def receive_body(request: TodoRequest) -> Body:
-    """Receive a body until it ends, is larger than DISCARD_LIMIT bytes, or is too slow.
+    """Receive a body until it ends, is larger than DROP_LIMIT bytes, or is too slow.
 
     A body that is too large is received to its end, because many clients send all of it before
-    they read the answer. Raises ClientDisconnect.
+    they read the response. Raises ClientDisconnect.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + BODY_TIMEOUT
@@ -1016,7 +1024,7 @@ async def receive_body(request: TodoRequest) -> Body:
                 size += len(message.get("body", b""))
                 if size <= BODY_LIMIT:
                     content += message.get("body", b"")
-                if size > DISCARD_LIMIT:
+                if size > DROP_LIMIT:
                     break
                 more_to_come = message.get("more_body", False)
                 if more_to_come:
@@ -1026,24 +1034,27 @@ async def receive_body(request: TodoRequest) -> Body:
     return Body(content, size, is_complete=not more_to_come)
 
 
-async def drop_body(request: TodoRequest) -> None:
-    """Receive and drop a body that nobody reads. Raises HTTPException (413, 408)."""
+async def drop_unused_body(request: TodoRequest) -> None:
+    """Receive and ignore a body that the operation does not use.
+
+    Raises HTTPException (413, 408) or ClientDisconnect.
+    """
     body = await receive_body(request)
-    if body.size > DISCARD_LIMIT:
-        raise HTTPException(413, TOO_LARGE, {"Connection": "close"})
+    if body.size > DROP_LIMIT:
+        raise HTTPException(413, UNUSED_AND_TOO_LARGE, {"Connection": "close"})
     if not body.is_complete:
         raise HTTPException(408, TOO_SLOW, {"Connection": "close"})
 
 
-async def discard_body(request: TodoRequest) -> dict[str, str]:
+async def drop_refused_body(request: TodoRequest) -> dict[str, str]:
     """Receive the body of a refused request to its end, so that its client reads the response.
 
     Returns the header `Connection: close` for the response if that was not possible.
     A client that waits for `100 Continue` is not asked for its body (RFC 9110, section 10.1.1).
     """
-    if not announces_body(request.lines):
+    if not announces_body(request.header_values):
         return {}
-    if b"expect" not in request.lines:
+    if b"expect" not in request.header_values:
         body = await receive_body(request)
         if body.is_complete:
             return {}
@@ -1123,17 +1134,17 @@ def check_preconditions(request: TodoRequest, etag: str | None) -> None:
     if etag is not None:
         headers["ETag"] = etag
     if_match = request.header(b"if-match")
-    if if_match is not None and not matches(if_match, etag, weakly=False):
+    if if_match is not None and not lists_etag(if_match, etag, weakly=False):
         detail = NO_ETAG_TO_MATCH if etag is None else IF_MATCH_IS_FALSE
         raise HTTPException(412, detail, headers)
     if_none_match = request.header(b"if-none-match")
-    if if_none_match is not None and matches(if_none_match, etag, weakly=True):
+    if if_none_match is not None and lists_etag(if_none_match, etag, weakly=True):
         if request.method in ("GET", "HEAD"):
             raise HTTPException(304, headers=headers)
         raise HTTPException(412, IF_NONE_MATCH_IS_FALSE, headers)
 
 
-def matches(condition: str, etag: str | None, *, weakly: bool) -> bool:
+def lists_etag(condition: str, etag: str | None, *, weakly: bool) -> bool:
     """Return whether an entity tag is in the value of If-Match or If-None-Match.
 
     A weak comparison ignores `W/` before a tag (RFC 9110, section 8.8.3.2).
@@ -1183,7 +1194,10 @@ def error_response(error: BaseException) -> Response:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether an error can pass by itself; others are defects, or need a person."""
+    """Return whether the response to an error is a 503 or 507: it can pass, or be removed.
+
+    Everything else is a defect, or a damaged file.
+    """
     if isinstance(error, sqlite3.Error):
         return primary_code(error) in TRANSIENT_CODES
     return isinstance(error, OSError | MemoryError | asyncio.CancelledError)
@@ -1212,7 +1226,7 @@ async def refusal_response(request: TodoRequest, refusal: Refusal) -> Response:
 
     Raises ClientDisconnect.
     """
-    headers = {**(refusal.headers or {}), **await discard_body(request)}
+    headers = {**(refusal.headers or {}), **await drop_refused_body(request)}
     return detail_response(refusal.status_code, refusal.detail, headers)
 
 
@@ -1248,6 +1262,9 @@ async def send_and_close(send: Send, message: Message) -> None:
 #
 # Theory of operation
 #
+# The table is task (id, name, done, key, request, json): `json` is a generated column, the task as
+# clients receive it, and `request` is the digest of the request that came with `key`.
+#
 # A worker is one process of this server; `uvicorn --workers` starts several on one file. In each,
 # two threads use the file, through three connections:
 #
@@ -1262,10 +1279,11 @@ async def send_and_close(send: Send, message: Message) -> None:
 # The life of a write:
 #
 #   queued     `Database.write` queues it, and the request waits for its future.
-#   begun      The thread takes the workers' lock, then SQLite's with BEGIN IMMEDIATE, then all
-#              that is queued. These writes are a group.
+#   begun      The thread acquires the workers' lock, and SQLite's with BEGIN IMMEDIATE. Then it
+#              removes all writes from the queue. They are a group.
 #   executed   Their statements run in one transaction. If one of them fails, or COMMIT does, the
-#              transaction is rolled back, and each write is executed in a transaction of its own.
+#              transaction is rolled back. If there are several writes, each is then executed in a
+#              transaction of its own, so that a bad write fails alone.
 #   committed  COMMIT returns when the WAL is synced to disk.
 #   delivered  The event loop sets the futures of the whole group in one call.
 #
@@ -1277,10 +1295,21 @@ async def send_and_close(send: Send, message: Message) -> None:
 #              next write is tried afresh, as after every other failure.
 #   Shutdown   `None` in the queue makes the thread close the file, after the writes before it.
 #
-# For every write, checkpoint and migration, the workers' lock is taken first, then SQLite's. It
-# exists because SQLite's lock has no queue, so that a worker could starve, and because SQLite
-# before 3.51.3 can corrupt a file if one process commits while another one checkpoints
-# (sqlite.org/wal.html#walresetbug). The kernel releases it when a process ends.
+# The life of a startup, in the writer thread:
+#
+#   checked    `check_file` looks at the path. Nothing is created before it has passed.
+#   read       `is_up_to_date` reads which migrations the file has. Usually it has all of them, and
+#              no lock is needed: the connections are opened, and the startup is done.
+#   locked     Otherwise the thread waits for the workers' lock. After 30 s the event loop gives up
+#              the startup, but not while a note in the lock's file says that a migration runs.
+#   migrated   All migrations are applied in one transaction. If that fails, or the process is
+#              killed, the file is as it was, and files that were created are removed again.
+#
+# The workers' lock is acquired before SQLite's, for every write, migration and checkpoint. (Only
+# the close of the last connection checkpoints without it.) It exists because SQLite's lock has no
+# queue, so that a worker could starve, and because SQLite before 3.51.3 can corrupt a file if one
+# process commits while another one checkpoints (sqlite.org/wal.html#walresetbug). The kernel
+# releases it when a process ends.
 # ------------------------------------------------------------------------------------------------
 
 FOLDER = Path(__file__).parent
@@ -1342,8 +1371,8 @@ class Database:
         try:
             while not thread.opened.done():
                 await asyncio.wait([thread.opened], timeout=START_TIMEOUT)
-                if not thread.opened.done() and thread.gives_up():
-                    raise OSError("another process holds its lock file or a lock on it")
+                if not thread.opened.done() and thread.try_to_give_up():
+                    raise OSError(f"another process holds {path}-lock, or has locked the file")
             file = await thread.opened
         except BaseException as error:
             thread.queue.put(None)  # Should the file be opened after all, it is closed again.
@@ -1383,7 +1412,10 @@ class Database:
             timer.cancel()
 
     def check_health(self) -> None:
-        """Raise OSError if tasks cannot be read, or if no write can succeed."""
+        """Raise OSError if tasks cannot be read or the writer thread has ended.
+
+        Nothing is written. Every error is an OSError, so that the response is a 503.
+        """
         self.file.check_identity()
         if not self.thread.is_alive():
             raise OSError("the writer thread has ended: restart the server")
@@ -1395,20 +1427,23 @@ class Database:
     async def close(self) -> None:
         """Finish the writes that are queued, and close the file.
 
-        If the workers' lock has been waited for for STOP_TIMEOUT, the file is left as it is.
+        This waits STOP_TIMEOUT at most, less the time for which the thread has been waiting for the
+        workers' lock. After that the file is left open.
         """
         self.reader.close()
         self.thread.queue.put(None)
         timeout = STOP_TIMEOUT - self.file.lock.seconds_waited()
         await asyncio.to_thread(self.thread.join, max(0.0, timeout))
         if self.thread.is_alive():
-            log.error("%s was not closed: another process holds its lock", self.path)
+            log.error(
+                "%s was not closed in time: its lock is held, or a write takes long", self.path
+            )
 
 
 def reason_of(error: Exception) -> str:
     """Return why a file cannot be served, as a part of a sentence."""
     if primary_code(error) == sqlite3.SQLITE_BUSY:
-        return "another program holds a lock on it"
+        return "another program has locked it"
     return str(error) or describe_error(error)
 
 
@@ -1435,28 +1470,28 @@ class Delivery(NamedTuple):
 class WriterThread(threading.Thread):
     """The thread that opens the file, executes all writes, and closes the file.
 
-    The event loop puts writes into `queue`, and None at the end. It also calls `gives_up` and
-    `expire`. All other methods run in the thread.
+    The event loop puts writes into `queue`, and None at the end. It also calls `try_to_give_up`
+    and `expire`. All other methods run in the thread.
     """
 
     def __init__(self, path: str) -> None:
         super().__init__(name="writer", daemon=True)
-        self.path = path
+        self.given_path = path
         self.loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[DatabaseFile] = self.loop.create_future()
         self.queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
-        self.mutex = threading.Lock()  # for the flags below and those of writes
+        self.is_stopping = False
+        self.mutex = threading.Lock()  # guards the flags below, and `has_begun` of writes
         self.is_migrating = False
         self.has_given_up = False
-        self.is_stopping = False
 
-    def gives_up(self) -> bool:
-        """End a startup that has waited too long for locks; return whether it has ended.
+    def try_to_give_up(self) -> bool:
+        """Give up the startup, unless a migration runs, here or in another process.
 
-        It has not if the locks are held for a migration, by this process or another one.
+        Return whether it was given up. The thread goes on, but will not begin a migration.
         """
         with self.mutex:
-            if self.is_migrating or is_migration_noted(self.path):
+            if self.is_migrating or is_migration_noted(self.given_path):
                 return False
             self.has_given_up = True
             return True
@@ -1480,46 +1515,48 @@ class WriterThread(threading.Thread):
             self.execute_writes(file)
             file.close()
         except Exception as error:
-            log_error(f"{self.path} was not closed properly", error)
+            log_error(f"{self.given_path} was not closed properly", error)
 
     def open_file(self) -> DatabaseFile:
         """Open the file, created and migrated if necessary; raise OSError or sqlite3.Error.
 
         What was created is removed again if that fails.
         """
-        path = os.path.realpath(self.path)
+        path = os.path.realpath(self.given_path)
         check_file(path)
         if is_up_to_date(path):
-            return DatabaseFile(path, self.path)
-        with held_lock(path) as lock:
+            return DatabaseFile(path, self.given_path)
+        with startup_lock(path) as lock:
             is_new = not os.path.exists(path)
             try:
                 self.prepare_file(path, lock)
-                return DatabaseFile(path, self.path)
+                file = DatabaseFile(path, self.given_path)
+                file.checkpoint()  # A migration can leave a long WAL.
+                return file
             except BaseException:
                 if is_new:
-                    for suffix in ("", "-journal", "-wal", "-shm"):
-                        Path(f"{path}{suffix}").unlink(missing_ok=True)
-                is_in_use = os.path.exists(f"{path}-shm")
-                if lock.is_new and not is_in_use:
-                    Path(lock.path).unlink(missing_ok=True)
+                    remove_files(path, f"{path}-journal", f"{path}-wal", f"{path}-shm")
+                # Without a -shm, no worker has the file open, so none uses the lock's file.
+                if lock.is_new and not os.path.exists(f"{path}-shm"):
+                    remove_files(lock.path)
                 raise
 
     def prepare_file(self, path: str, lock: WorkersLock) -> None:
         """Create or migrate a file, and set it to WAL mode. Raises OSError or sqlite3.Error."""
         check_wal_support(path)
-        # SQLite gives up before the startup does, so that there is time to clean up.
+        # SQLite usually gives up before the startup does, so that there is time to clean up.
         with Migrator(path, timeout=0.9 * START_TIMEOUT) as migrator:
             with migrator.transaction():
                 if not migrator.is_complete():
-                    self.begin_migration()
+                    self.rule_out_giving_up()
                     lock.write_note(MIGRATION_NOTE)
                     migrator.apply_missing()
-                migrator.execute(SQL["get_health"])  # If this fails, nothing is changed.
+                # The tasks must be readable, or nothing is changed.
+                migrator.execute(SQL["get_health"])
             use_wal(migrator.connection)
 
-    def begin_migration(self) -> None:
-        """Note that the startup cannot time out any more; raise TimeoutError if it has."""
+    def rule_out_giving_up(self) -> None:
+        """Let the startup take as long as the migration; raise TimeoutError if it is too late."""
         with self.mutex:
             if self.has_given_up:
                 raise TimeoutError("the startup has timed out")
@@ -1559,23 +1596,34 @@ class WriterThread(threading.Thread):
                 group = self.take_group(first)
                 results = [file.execute(write) for write in group]
         except Exception as error:
-            if not group:
+            if not group:  # No transaction could begin, or there was nothing to execute.
                 raise
-            if len(group) == 1:
+            if len(group) == 1:  # It was alone already.
                 return [Delivery(group[0].future, error)]
-            return [self.commit_alone(file, write) for write in group]
+            return self.commit_each(file, group)
         return [
             Delivery(write.future, result) for write, result in zip(group, results, strict=True)
         ]
 
-    def commit_alone(self, file: DatabaseFile, write: Write) -> Delivery:
-        """Commit one write in a transaction of its own, and return its outcome."""
-        try:
-            with file.transaction():
-                result = file.execute(write)
-        except Exception as error:
-            return Delivery(write.future, error)
-        return Delivery(write.future, result)
+    def commit_each(self, file: DatabaseFile, group: list[Write]) -> list[Delivery]:
+        """Commit each write in a transaction of its own, and return their outcomes.
+
+        If another program has the lock, the other writes do not wait for it again.
+        """
+        deliveries: list[Delivery] = []
+        busy: Exception | None = None
+        for write in group:
+            outcome: object = busy
+            if busy is None:
+                try:
+                    with file.transaction():
+                        outcome = file.execute(write)
+                except Exception as error:
+                    outcome = error
+                    if primary_code(error) == sqlite3.SQLITE_BUSY:
+                        busy = error
+            deliveries.append(Delivery(write.future, outcome))
+        return deliveries
 
     def take_group(self, first: Write) -> list[Write]:
         """Return the writes that begin now: the first one and all that are queued.
@@ -1638,7 +1686,7 @@ class DatabaseFile:
                 connection.execute(SQL["get_health"]).fetchall()
             self.lock = opened.enter_context(WorkersLock(path))
             self.identity = self.read_identity()
-            self.opened = opened.pop_all()
+            self.resources = opened.pop_all()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -1656,7 +1704,8 @@ class DatabaseFile:
     def execute(self, write: Write) -> WriteResult:
         """Execute the statement of a write in the current transaction. Raises sqlite3.Error."""
         cursor = self.writer.execute(write.sql, write.parameters)
-        rows = cursor.fetchall()  # Fetch every row: COMMIT fails while a statement has unread rows.
+        # Fetch every row: only then is `rowcount` final, and COMMIT fails while RETURNING has more.
+        rows = cursor.fetchall()
         return WriteResult(rows[0] if rows else (), cursor.rowcount)
 
     def read_identity(self) -> list[tuple[int, int]]:
@@ -1678,10 +1727,11 @@ class DatabaseFile:
             )
 
     def truncate_wal(self) -> None:
-        """Move the content of a long WAL into the file, and truncate it.
+        """Truncate the WAL if it is long.
 
-        SQLite itself does the first, within COMMIT, but not while a read is in the way. If that is
-        so now, or it fails, it is tried again when the WAL has grown by WAL_LIMIT.
+        COMMIT itself copies the WAL into the file now and then, but starts the WAL over only if
+        no read is in the way. If one is in the way now, too, or an error occurs, the next try is
+        when the WAL has grown by WAL_LIMIT.
         """
         try:
             size = os.path.getsize(f"{self.path}-wal")
@@ -1706,11 +1756,11 @@ class DatabaseFile:
         with self.lock.held():
             try:
                 if not self.checkpoint():
-                    log.warning("%s-wal remains: another program is reading the file", self.path)
-            finally:
+                    log.warning("%s-wal remains: another program is using the file", self.path)
+            finally:  # Under the lock, because closing the last connection checkpoints.
                 self.checkpointer.close()
                 self.writer.close()
-        self.opened.close()
+        self.resources.close()
 
 
 class WorkersLock:
@@ -1773,6 +1823,13 @@ class WorkersLock:
 MIGRATION_NOTE = "A startup is migrating the database."
 
 
+def remove_files(*paths: str) -> None:
+    """Remove files, as far as they exist and can be removed."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
 def is_migration_noted(database_path: str) -> bool:
     """Return whether the lock of a file is held for a migration, as the note in it says."""
     try:
@@ -1782,11 +1839,11 @@ def is_migration_noted(database_path: str) -> bool:
 
 
 @contextlib.contextmanager
-def held_lock(database_path: str) -> Iterator[WorkersLock]:
-    """Open the workers' lock and hold it.
+def startup_lock(database_path: str) -> Iterator[WorkersLock]:
+    """Open the workers' lock and hold it during a part of the startup.
 
-    A startup that fails removes the file of the lock that it has created. If another one was
-    waiting for that lock, it starts over with a new file.
+    A startup that fails removes the lock's file if it has created it. Another one that was waiting
+    for it opens the new file and waits again.
     """
     while True:
         with WorkersLock(database_path) as lock, lock.held():
@@ -1807,11 +1864,13 @@ def connect(path: str, timeout: float) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=timeout, isolation_level=None, check_same_thread=False
     )
-    connection.execute("PRAGMA fullfsync = ON")  # macOS syncs nothing without it.
+    connection.execute(
+        "PRAGMA fullfsync = ON"
+    )  # On macOS, fsync() leaves data in the drive's cache.
     return connection
 
 
-SQLITE_HEADER = b"SQLite format 3\0"  # sqlite.org/fileformat.html
+SMALLEST_DATABASE = 512  # bytes; SQLite overwrites some files that are smaller
 
 
 def check_file(path: str) -> None:
@@ -1836,9 +1895,8 @@ def check_file(path: str) -> None:
     for file in (path, f"{path}-lock", f"{path}-wal", f"{path}-shm"):
         if os.path.exists(file) and not is_accessible(file, os.R_OK | os.W_OK):
             raise OSError(f"{file} cannot be written")
-    with open(path, "rb") as database:
-        if database.read(len(SQLITE_HEADER)) not in (SQLITE_HEADER, b""):
-            raise OSError("file is not a database")
+    if 0 < status.st_size < SMALLEST_DATABASE:
+        raise OSError("file is not a database")
 
 
 def is_accessible(path: str, mode: int) -> bool:
@@ -1852,7 +1910,7 @@ def is_accessible(path: str, mode: int) -> bool:
 def is_mount_point(path: str) -> bool:
     """Return whether a file is a mount point, as a bind-mounted file in a container is.
 
-    This reads Linux's list of mounts; elsewhere files cannot be mounted.
+    This reads Linux's list of mounts. Other systems are not checked.
     """
     try:
         lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
@@ -1869,8 +1927,8 @@ def is_mount_point(path: str) -> bool:
 def is_up_to_date(path: str) -> bool:
     """Return whether a file is in WAL mode and has had every migration.
 
-    It is only read, which takes no lock that other writers need. Raises OSError or sqlite3.Error
-    for a file that cannot be served.
+    It is only read, which needs no write lock. Raises OSError or sqlite3.Error for a file that
+    cannot be served.
     """
     if not os.path.exists(path) or os.path.getsize(path) == 0:
         return False
@@ -1895,11 +1953,10 @@ def check_wal_support(path: str) -> None:
 
 
 def use_wal(connection: sqlite3.Connection) -> None:
-    """Set a file to WAL mode, with an empty WAL. Raises OSError if its file system prevents it."""
+    """Set a file to WAL mode. Raises OSError if its file system does not support that."""
     [mode] = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise OSError("its file system does not support SQLite's WAL mode")
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 class Migrator(SQLiteBackend):  # type: ignore[misc]  # yoyo has no type annotations
@@ -2272,7 +2329,7 @@ OPERATIONS: dict[str, Schema] = {
         "responses": {"200": describe_response("The name", describe_json(STRING, "starlette"))},
     },
     "get_health": {
-        "summary": "Check that tasks can be read and written",
+        "summary": "Check that tasks can be read and that the writer runs",
         "responses": {
             "200": describe_response(
                 "The server is healthy", describe_json({}, {"status": "ok"}), NO_STORE_HEADER

@@ -550,6 +550,7 @@ def test_an_error_after_the_first_piece_of_a_list_breaks_the_response_off(
     for name in ("milk", "bread", "apples"):
         client.create_task(name)
     monkeypatch.setattr(todo, "LIST_PIECE", 1)
+    monkeypatch.setattr(todo, "WHOLE_LIST", 1)
     messages = []
 
     async def receive():
@@ -702,7 +703,7 @@ def test_health_is_503_once_the_writer_thread_has_ended(make_client, caplog):
     assert_error(client.get("/healthz"), 503, UNAVAILABLE)
     assert_logged_in_one_line(caplog, "the writer thread has ended")
     assert_json(client.get("/info"), "starlette")
-    database.file.opened.close()
+    database.file.resources.close()
 
 
 def test_head_of_health_is_503_too(make_client):

@@ -211,8 +211,8 @@ def test_a_start_that_waits_in_vain_is_refused_and_never_migrates(
         with pytest.raises(todo.StartRefused) as refused:
             start.result(10)
         assert str(refused.value) in (  # It depends on where it waits.
-            f"Cannot serve {old_db}: another process holds its lock file or a lock on it",
-            f"Cannot serve {old_db}: another program holds a lock on it",
+            f"Cannot serve {old_db}: another process holds {old_db}-lock, or has locked the file",
+            f"Cannot serve {old_db}: another program has locked it",
         )
     wait_until("the writer thread has ended", lambda: count_writers() == writers)
     assert applied_migrations(old_db) == ["0001-task"]

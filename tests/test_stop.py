@@ -64,7 +64,7 @@ def test_a_stop_while_another_program_reads_says_that_the_log_remains(make_clien
         client.create_task("two")
         client.stop()
         assert caplog.messages == [
-            f"{client.db}-wal remains: another program is reading the file",
+            f"{client.db}-wal remains: another program is using the file",
         ]
         assert client.db.with_name("todo.db-wal").stat().st_size > 0
     assert [task["name"] for task in read_tasks(client.db)] == ["one", "two"]
@@ -94,7 +94,7 @@ def test_a_stop_that_cannot_have_the_lock_says_so(make_client, monkeypatch, capl
         fcntl.flock(lock, fcntl.LOCK_EX)
         client.stop()
         assert caplog.messages == [
-            f"{client.db} was not closed: another process holds its lock",
+            f"{client.db} was not closed in time: its lock is held, or a write takes long",
         ]
     wait_until("the writer thread has ended", lambda: count_writers() == writers)
     assert len(read_tasks(client.db)) == 1
@@ -116,7 +116,7 @@ def test_a_worker_that_is_frozen_with_the_lock_delays_the_stop_of_others_by_5_s(
         assert lock_holders(frozen.db) == 1
         stack.close()
         create.result(20)
-    message = f"{other.db} was not closed: another process holds its lock"
+    message = f"{other.db} was not closed in time: its lock is held, or a write takes long"
     assert f"ERROR:    {message}\n" in other.lines
     assert frozen.stop() in STOPPED
     assert read_tasks(frozen.db)[0] == {"name": "milk", "done": False, "id": 1}
