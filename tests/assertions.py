@@ -11,6 +11,8 @@ from typing import Any
 
 import httpx
 
+Task = dict[str, Any]
+
 
 def json_bytes(value: object) -> bytes:
     """Return compact JSON in UTF-8, as the server sends it."""
@@ -49,18 +51,33 @@ def assert_json(response: httpx.Response, value: object, **headers: str) -> None
     assert_headers(response, content_headers(response) | with_hyphens(headers))
 
 
-def assert_task(response: httpx.Response, task: dict[str, Any], **headers: str) -> None:
+# The members that a task may be created without, with their defaults, in the order of its JSON.
+TASK_DEFAULTS: Task = {}
+
+
+def whole_task(task: Task) -> Task:
+    """Return a task (with its `id`) with the defaults of the members that it does not mention."""
+    fields = {"name": task["name"], "done": task["done"], **TASK_DEFAULTS, "id": task["id"]}
+    return fields | task
+
+
+def assert_tasks(tasks: list[Task], expected: list[Task]) -> None:
+    """Assert that tasks, from `list_tasks` or `read_tasks`, are these."""
+    assert tasks == [whole_task(task) for task in expected]
+
+
+def assert_task(response: httpx.Response, task: Task, **headers: str) -> None:
     """Assert that the response is 200 with this task (with its `id`) and an ETag."""
     assert_status(response, 200)
     headers = {"etag": etag_of(response), "cache_control": "no-cache"} | headers
-    assert_json(response, task, **headers)
+    assert_json(response, whole_task(task), **headers)
 
 
-def assert_page(response: httpx.Response, tasks: list[dict[str, Any]], **headers: str) -> None:
+def assert_page(response: httpx.Response, tasks: list[Task], **headers: str) -> None:
     """Assert that the response is 200 with a short list or a page of these tasks, and an ETag."""
     assert_status(response, 200)
     headers = {"etag": etag_of(response), "cache_control": "no-cache"} | headers
-    assert_json(response, tasks, **headers)
+    assert_json(response, [whole_task(task) for task in tasks], **headers)
 
 
 def assert_not_modified(response: httpx.Response, etag: str, **headers: str) -> None:

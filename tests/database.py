@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from assertions import Task, whole_task
+
 
 def insert_tasks(db: Path, tasks: Iterable[tuple[str, bool]]) -> None:
     """Insert tasks, each a name and whether it is done."""
@@ -24,13 +26,24 @@ def delete_all_tasks(db: Path) -> None:
         connection.execute("DELETE FROM sqlite_sequence")
 
 
-def read_tasks(db: Path) -> list[dict[str, Any]]:
-    """Return all tasks, as the server lists them, from a file that must be sound."""
+def read_tasks(db: Path) -> list[Task]:
+    """Return all tasks, as the server lists them, from a file that must be sound.
+
+    A file that lacks a migration may lack members of a task: they have their defaults.
+    """
     with contextlib.closing(sqlite3.connect(db)) as connection:
         problems = connection.execute("PRAGMA integrity_check").fetchall()
         assert problems == [("ok",)]
-        rows = connection.execute("SELECT name, done, id FROM task ORDER BY id").fetchall()
-    return [{"name": name, "done": bool(done), "id": id} for name, done, id in rows]
+        connection.row_factory = sqlite3.Row
+        rows = connection.execute("SELECT * FROM task ORDER BY id").fetchall()
+    return [whole_task(members_of(dict(row))) for row in rows]
+
+
+def members_of(columns: dict[str, Any]) -> Task:
+    """Return what clients see of a row of the table, from its columns rather than its JSON."""
+    hidden = ("key", "request", "json")
+    members = {name: value for name, value in columns.items() if name not in hidden}
+    return {**members, "done": bool(members["done"])}
 
 
 @contextlib.contextmanager

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
+from assertions import Task, whole_task
 from database import read_tasks
 from server import Server, paused
-
-Task = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Writer(threading.Thread):
         same = [task for task in stored.values() if task["name"] == write.name]
         for task in same:
             if write.id is None or write.id == task["id"]:
-                done = {"name": write.name, "done": False, "id": task["id"]}
+                done = whole_task({"name": write.name, "done": False, "id": task["id"]})
                 return self.acknowledged | {task["id"]: done}
         return self.acknowledged
 

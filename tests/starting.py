@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from assertions import assert_status
+from assertions import assert_status, whole_task
 from server import ROOT, Server
 
 STOPPED = (0, -signal.SIGTERM, -signal.SIGINT)  # exit codes: uvicorn may raise the signal again
@@ -121,7 +121,7 @@ def assert_serves(server: Server) -> None:
     with server.client() as client:
         created = client.post("/tasks", json={"name": "milk", "done": True})
         task = check_json(created)
-        assert task == {"name": "milk", "done": True, "id": task["id"]}
+        assert task == whole_task({"name": "milk", "done": True, "id": task["id"]})
         assert check_json(client.get(f"/tasks/{task['id']}")) == task
         assert check_json(client.delete(f"/tasks/{task['id']}")) == 1
     assert applied_migrations(server.db) == MIGRATIONS

@@ -16,6 +16,7 @@ from assertions import (
     assert_status,
     assert_task,
     json_bytes,
+    whole_task,
 )
 from client import Client
 from database import insert_tasks, read_tasks, write_lock
@@ -317,12 +318,12 @@ def test_other_servers_serve_it(make_server, modules, command):
     with server.client() as client:
         created = client.post("/tasks", json=MILK)
         assert_status(created, 200)
-        assert created.json() == {**MILK, "id": 2001}
+        assert created.json() == whole_task({**MILK, "id": 2001})
         assert created.headers["location"] == "/tasks/2001"
         unchanged = client.get("/tasks/2001", headers={"If-None-Match": created.headers["etag"]})
         assert_status(unchanged, 304)
         assert client.get("/tasks").json() == read_tasks(server.db)
-        assert client.get("/tasks?q=MILK").json() == [{**MILK, "id": 2001}]
+        assert client.get("/tasks?q=MILK").json() == [created.json()]
         assert_status(client.head("/tasks"), 200)
         assert_status(client.post("/tasks", content=b"x"), 415)
         large = json_bytes({"name": "x" * 2**20, "done": False})

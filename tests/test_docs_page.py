@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from assertions import whole_task
 from database import insert_tasks
 
 import todo
@@ -185,11 +186,12 @@ def test_the_curl_command_does_what_the_form_says(make_server, page):
 
     body = json.dumps({"name": name, "done": False}, ensure_ascii=False, indent=1)
     send(page, "create_task", body=body, Idempotency_Key="it's-$1")
-    assert run_command(page, "create_task") == {"name": name, "done": False, "id": 1}
+    created = whole_task({"name": name, "done": False, "id": 1})
+    assert run_command(page, "create_task") == created
 
     send(page, "list_tasks", q='it\'s "5" $HOME `ls` \\ ', limit="1")
-    assert run_command(page, "list_tasks") == [{"name": name, "done": False, "id": 1}]
-    assert run_command(page, "update_task") == {"name": name, "done": True, "id": 1}
+    assert run_command(page, "list_tasks") == [created]
+    assert run_command(page, "update_task") == {**created, "done": True}
     assert run_command(page, "delete_task") == 1
 
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from assertions import assert_json
+from assertions import TASK_DEFAULTS, assert_json
 from server import ROOT
 
 import todo
@@ -235,7 +235,7 @@ def test_the_schemas_have_names_that_no_generator_takes():
 @pytest.mark.parametrize(
     ("name", "required"),
     [
-        ("Task", ["name", "done", "id"]),
+        ("Task", ["name", "done", *TASK_DEFAULTS, "id"]),
         ("TaskInput", ["name", "done"]),
         ("TaskPatch", []),
         ("ErrorDetail", ["detail"]),

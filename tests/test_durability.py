@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from assertions import assert_error, assert_json, assert_page, assert_task
+from assertions import assert_error, assert_json, assert_page, assert_task, assert_tasks
 from database import read_tasks
 from load import Load, by_id
 from server import Server
@@ -187,4 +187,4 @@ def test_during_a_fault_of_the_disk_reads_go_on_and_after_it_writes_too(
     errors = [line for line in server.lines if line.startswith("ERROR:")]
     assert len(errors) == 2, "A failed write is one line in the log."
     assert "Traceback" not in server.log
-    assert make_server().list_tasks() == [milk, bread]
+    assert_tasks(make_server().list_tasks(), [milk, bread])

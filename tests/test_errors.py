@@ -12,7 +12,14 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from assertions import assert_empty, assert_error, assert_json, assert_json_body, assert_status
+from assertions import (
+    assert_empty,
+    assert_error,
+    assert_json,
+    assert_json_body,
+    assert_status,
+    assert_tasks,
+)
 from database import insert_tasks, write_lock
 
 import todo
@@ -85,7 +92,7 @@ def test_a_body_that_cannot_be_read_is_400(client, body):
     insert_tasks(client.db, [("milk", False)])
     for response in client.request_with_body(content=body):
         assert_error(response, 400, UNREADABLE)
-    assert client.list_tasks() == [{"name": "milk", "done": False, "id": 1}]
+    assert_tasks(client.list_tasks(), [{"name": "milk", "done": False, "id": 1}])
 
 
 def test_nesting_that_python_can_read_but_not_repeat_is_400(client):
@@ -123,7 +130,7 @@ def test_a_body_in_a_request_that_offers_an_upgrade_is_400(client, method, targe
     headers = {"Upgrade": protocol, "Connection": "Upgrade"}
     response = client.request(method, target, json=MILK, headers=headers)
     assert_error(response, 400, UPGRADE_WITH_BODY, connection="close")
-    assert client.list_tasks() == [{"name": "milk", "done": False, "id": 1}]
+    assert_tasks(client.list_tasks(), [{"name": "milk", "done": False, "id": 1}])
 
 
 # 404
@@ -169,7 +176,7 @@ def test_an_id_that_no_task_has_is_404(client, id):
         client.delete(f"/tasks/{id}"),
     ]:
         assert_error(response, 404, "Task not found")
-    assert client.list_tasks() == [{"name": "milk", "done": False, "id": 1}]
+    assert_tasks(client.list_tasks(), [{"name": "milk", "done": False, "id": 1}])
 
 
 @pytest.mark.parametrize("target", ["/tasks/1", "/nothing"])
@@ -288,7 +295,7 @@ def test_a_body_of_more_than_1_mib_is_413(client, headers):
     body = b'{"name":"bread","done":true}'.ljust(MIB + 1)
     for response in client.request_with_body(content=body, headers=headers):
         assert_error(response, 413, TOO_LARGE)
-    assert client.list_tasks() == [{"name": "milk", "done": False, "id": 1}]
+    assert_tasks(client.list_tasks(), [{"name": "milk", "done": False, "id": 1}])
 
 
 @pytest.mark.parametrize("body", [b'{"name":"bread","done":true}', b""])
@@ -307,7 +314,7 @@ def test_a_body_that_is_not_sent_as_json_is_415(client, body, content_type):
     headers = {"Content-Type": content_type}
     for response in client.request_with_body(content=body, headers=headers):
         assert_error(response, 415, NOT_JSON)
-    assert client.list_tasks() == [{"name": "milk", "done": False, "id": 1}]
+    assert_tasks(client.list_tasks(), [{"name": "milk", "done": False, "id": 1}])
 
 
 REFUSED = pytest.mark.parametrize(
@@ -487,7 +494,7 @@ def test_a_violated_constraint_is_500(make_client, caplog, method, target):
             )
     assert_error(client.request(method, target, json=MILK), 500, "Internal Server Error")
     assert_logged_with_traceback(caplog, "Internal Server Error", sqlite3.IntegrityError)
-    assert client.list_tasks() == [{"name": "milk", "done": False, "id": 1}]
+    assert_tasks(client.list_tasks(), [{"name": "milk", "done": False, "id": 1}])
 
 
 @pytest.mark.parametrize(
@@ -617,14 +624,17 @@ def test_a_write_is_503_while_another_program_holds_the_lock_and_never_happens(
         response = client.request(method, target, json={"name": "bread", "done": True})
         assert_error(response, 503, UNAVAILABLE)
         assert_logged_in_one_line(caplog, "TimeoutError", "hold the lock")
-        assert client.list_tasks() == [{"name": "milk", "done": False, "id": 1}]
+        assert_tasks(client.list_tasks(), [{"name": "milk", "done": False, "id": 1}])
         assert_json(client.get("/healthz"), {"status": "ok"}, cache_control="no-store")
     monkeypatch.undo()
     client.create_task("apples")
-    assert client.list_tasks() == [
-        {"name": "milk", "done": False, "id": 1},
-        {"name": "apples", "done": False, "id": 2},
-    ]
+    assert_tasks(
+        client.list_tasks(),
+        [
+            {"name": "milk", "done": False, "id": 1},
+            {"name": "apples", "done": False, "id": 2},
+        ],
+    )
 
 
 def test_writes_are_503_while_the_file_cannot_be_written(make_client, caplog):
@@ -636,7 +646,7 @@ def test_writes_are_503_while_the_file_cannot_be_written(make_client, caplog):
     assert client.list_tasks() == []
     writing.execute("PRAGMA query_only = OFF")
     client.create_task("milk")
-    assert client.list_tasks() == [{"name": "milk", "done": False, "id": 1}]
+    assert_tasks(client.list_tasks(), [{"name": "milk", "done": False, "id": 1}])
 
 
 def test_writes_are_507_while_there_is_no_room(client, caplog):
@@ -646,7 +656,7 @@ def test_writes_are_507_while_there_is_no_room(client, caplog):
         connection.execute("UPDATE sqlite_sequence SET seq = ?", [2**63 - 1])
         assert_error(client.post("/tasks", json=MILK), 507, DISK_FULL)
         assert_logged_in_one_line(caplog, "full")
-        assert client.list_tasks() == [{"name": "milk", "done": False, "id": 1}]
+        assert_tasks(client.list_tasks(), [{"name": "milk", "done": False, "id": 1}])
         assert_status(client.put("/tasks/1", json={"name": "bread", "done": True}), 200)
         connection.execute("UPDATE sqlite_sequence SET seq = 1")
     assert client.create_task().json()["id"] == 2
@@ -667,7 +677,7 @@ def test_writes_are_503_while_one_of_the_files_is_not_where_it_was(
     assert_logged_in_one_line(caplog, str(client.db), "was moved, removed or replaced")
     assert_error(client.get("/healthz"), 503, UNAVAILABLE)
     assert_logged_in_one_line(caplog, str(client.db), "was moved, removed or replaced")
-    assert client.list_tasks() == [{"name": "milk", "done": False, "id": 1}]
+    assert_tasks(client.list_tasks(), [{"name": "milk", "done": False, "id": 1}])
     os.replace(f"{path}-moved", path)
     assert_json(client.get("/healthz"), {"status": "ok"}, cache_control="no-store")
     assert client.create_task().json()["id"] == 2

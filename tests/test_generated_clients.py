@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from assertions import json_bytes, whole_task
 from server import ROOT
 
 import todo
@@ -18,6 +19,7 @@ import todo
 pytestmark = pytest.mark.slow
 
 CLIENTS = ROOT / "tests/clients"
+MILK = whole_task({"name": "Buy milk", "done": False, "id": 1})
 SCHEMAS = {
     "Task",
     "TaskInput",
@@ -118,17 +120,19 @@ def test_datamodel_code_generator_makes_the_models(folder):
 
 def test_openapi_typescript_makes_types_that_the_compiler_enforces(folder):
     run("openapi-typescript", "openapi.json", "-o", "api.d.ts", folder=folder)
-    (folder / "use.ts").write_text("""
+    milk = json_bytes(MILK).decode()
+    program = """
         import type { components, operations } from "./api"
         type Query = NonNullable<operations["list_tasks"]["parameters"]["query"]>
         export const query: Query = { done: true, q: "milk", limit: 100, sort: "-id", after: 7 }
-        export const task: components["schemas"]["Task"] = { name: "Buy milk", done: false, id: 1 }
+        export const task: components["schemas"]["Task"] = MILK
         export const patch: components["schemas"]["TaskPatch"] = { done: !task.done }
         // @ts-expect-error: a task needs a name
         export const nameless: components["schemas"]["TaskInput"] = { done: false }
         // @ts-expect-error: there is no such order
         export const sorted: Query = { sort: "name" }
-    """)
+    """
+    (folder / "use.ts").write_text(program.replace("MILK", milk))
     run("tsc", "--strict", "--noEmit", "use.ts", folder=folder)
 
 
@@ -150,11 +154,12 @@ def test_openapi_python_client_takes_a_task_through_its_life(make_server, tmp_pa
 
     with Client(base_url=server.url) as client:
         milk = create_task.sync(client=client, body=models.TaskInput("Buy milk", False))
-        assert milk == models.Task("Buy milk", False, 1)
+        assert milk == models.Task(**MILK)
         assert list_tasks.sync(client=client, q="milk", done=False, limit=10) == [milk]
 
         done = models.TaskPatch(done=True)
-        assert update_task.sync(1, client=client, body=done) == models.Task("Buy milk", True, 1)
+        updated = update_task.sync(1, client=client, body=done)
+        assert updated == models.Task(**{**MILK, "done": True})
         refused = update_task.sync(1, client=client, body=done, if_match='"old"')
         assert isinstance(refused, models.ErrorDetail)
 
@@ -222,8 +227,9 @@ def test_the_client_in_java_s_library_is_told_to_use_http_1_1(make_server, tmp_p
     assert get == "GET: 200 []"
     assert post.startswith("POST: 400 ")
     assert "HttpClient.Version.HTTP_1_1" in post
-    assert post_with_http1 == 'POST with HTTP_1_1: 200 {"name":"Buy milk","done":false,"id":1}'
-    assert get_with_http1 == 'GET with HTTP_1_1: 200 [{"name":"Buy milk","done":false,"id":1}]'
+    milk = json_bytes(MILK).decode()
+    assert post_with_http1 == f"POST with HTTP_1_1: 200 {milk}"
+    assert get_with_http1 == f"GET with HTTP_1_1: 200 [{milk}]"
 
 
 # The page

@@ -1,7 +1,7 @@
 """Idempotency-Key: the same POST, sent again, creates nothing."""
 
 import pytest
-from assertions import assert_error, assert_json, assert_status, assert_task, entry
+from assertions import assert_error, assert_json, assert_status, assert_task, assert_tasks, entry
 
 MILK = {"name": "milk", "done": False}
 BREAD = {"name": "bread", "done": True}
@@ -13,7 +13,7 @@ def test_the_same_key_and_body_return_the_same_task_and_create_nothing(client):
     for _ in range(3):
         response = client.post("/tasks", json=MILK, headers=KEY)
         assert_task(response, {"name": "milk", "done": False, "id": 1}, location="/tasks/1")
-    assert client.list_tasks() == [{"name": "milk", "done": False, "id": 1}]
+    assert_tasks(client.list_tasks(), [{"name": "milk", "done": False, "id": 1}])
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_many_requests_with_one_key_at_once_create_one_task(make_client, count):
     for response in pending:
         task = {"name": "milk", "done": False, "id": 1}
         assert_task(response.result(30), task, location="/tasks/1")
-    assert workers[0].list_tasks() == [{"name": "milk", "done": False, "id": 1}]
+    assert_tasks(workers[0].list_tasks(), [{"name": "milk", "done": False, "id": 1}])
 
 
 @pytest.mark.parametrize("count", [1, 3], ids=["one worker", "three workers"])

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException
 
 import pytest
+from assertions import whole_task
 from linearizability import (
     Answer,
     NotLinearizable,
@@ -378,7 +379,7 @@ def format_condition(id, condition):
 
 def etag_of(id, value):
     """Return the ETag of a task with this id and value."""
-    task = {"name": value.name, "done": value.done, "id": id}
+    task = whole_task({"name": value.name, "done": value.done, "id": id})
     return todo.etag_of(json.dumps(task, separators=(",", ":")))
 
 

@@ -43,7 +43,7 @@ def test_a_start_that_migrates_says_so_and_the_next_one_does_not(make_client, ol
     client.stop()
     client.start()
     assert caplog.messages == [
-        "Migrating the database: 0002-idempotency-key",
+        *[f"Migrating the database: {migration}" for migration in MIGRATIONS[1:]],
         f"Serving the tasks in {old_db}",
         f"Serving the tasks in {old_db}",
     ]
@@ -51,7 +51,7 @@ def test_a_start_that_migrates_says_so_and_the_next_one_does_not(make_client, ol
 
 def test_migrations_are_applied_all_or_none(make_client, old_db, tmp_path, monkeypatch):
     folder = copy_application(tmp_path / "copy")
-    (folder / "migrations" / "0003-broken.sql").write_text("UPDATE nowhere SET x = 1;")
+    (folder / "migrations" / "9999-broken.sql").write_text("UPDATE nowhere SET x = 1;")
     monkeypatch.setattr(todo, "FOLDER", folder)
     with pytest.raises(todo.StartRefused, match="no such table: nowhere"):
         make_client(TODO_DB=str(old_db))
@@ -63,7 +63,8 @@ def test_a_file_of_the_first_version_serves_its_names_beyond_the_limit(
 ):
     """In that version names had no limit, and their JSON was computed for each read."""
     first = copy_application(tmp_path / "first")
-    (first / "migrations" / "0002-idempotency-key.sql").unlink()
+    for migration in MIGRATIONS[1:]:
+        (first / "migrations" / f"{migration}.sql").unlink()
     (first / "migrations" / "0001-task.sql").write_text("""
         CREATE TABLE task (
             id    INTEGER  PRIMARY KEY AUTOINCREMENT CHECK (id > 0),
@@ -95,12 +96,50 @@ def test_a_file_of_the_first_version_serves_its_names_beyond_the_limit(
     )
 
 
+@pytest.mark.parametrize("deleted", ["id = 1000", "true"], ids=["last task", "all tasks"])
+def test_an_id_is_never_given_twice_after_a_migration_either(make_client, old_db, deleted):
+    with contextlib.closing(sqlite3.connect(old_db)) as connection, connection:
+        connection.execute(f"DELETE FROM task WHERE {deleted}")
+    client = make_client(TODO_DB=str(old_db))
+    assert client.create_task().json()["id"] == 1001
+
+
+def test_a_key_that_was_used_before_an_upgrade_is_known_after_it(make_client, tmp_path):
+    """Databases have these digests: no later version may compute another one for the same body."""
+    db = tmp_path / "used.db"
+    run_yoyo(db, "apply", "--revision", "0002-idempotency-key")
+    rows = [
+        ("milk", False, "key-1", '"4ef69dc96f247c457b8c28d6"'),
+        ("bread", True, "key-2", '"8d532269102168bbe254eafc"'),
+    ]
+    with contextlib.closing(sqlite3.connect(db)) as connection, connection:
+        connection.executemany(
+            "INSERT INTO task (name, done, key, request) VALUES (?, ?, ?, ?)", rows
+        )
+    client = make_client(TODO_DB=str(db))
+    for id, (name, done, key, _) in enumerate(rows, start=1):
+        response = client.create_task(name, done, headers={"Idempotency-Key": key})
+        assert_task(response, {"name": name, "done": done, "id": id}, location=f"/tasks/{id}")
+
+
+def test_a_view_of_another_program_is_no_obstacle_to_a_migration(make_client, old_db):
+    """If a migration drops and renames tables, SQLite checks every view at each step."""
+    with contextlib.closing(sqlite3.connect(old_db)) as connection, connection:
+        connection.execute("CREATE VIEW name_of_done AS SELECT name FROM task WHERE done")
+        names = connection.execute("SELECT * FROM name_of_done").fetchall()
+    make_client(TODO_DB=str(old_db))
+    assert applied_migrations(old_db) == MIGRATIONS
+    with contextlib.closing(sqlite3.connect(old_db)) as connection:
+        assert connection.execute("SELECT * FROM name_of_done").fetchall() == names
+
+
 @slow
 @pytest.mark.parametrize("migration", MIGRATIONS[1:])
 def test_a_later_migration_rolls_back_and_applies_again_and_keeps_the_tasks(make_client, migration):
     client = make_client()
     for _ in range(10):
         client.create_task()
+    client.delete("/tasks/10")
     tasks = client.list_tasks()
     client.stop()
     run_yoyo(client.db, "rollback", "--revision", migration)
@@ -109,6 +148,20 @@ def test_a_later_migration_rolls_back_and_applies_again_and_keeps_the_tasks(make
     assert applied_migrations(client.db) == MIGRATIONS
     assert client.list_tasks() == tasks
     assert client.create_task().json()["id"] == 11
+
+
+def test_a_migration_may_rebuild_the_table(make_client, old_db, tmp_path, monkeypatch):
+    """RENAME opens the temporary database, and then SQLite cannot checkpoint all databases."""
+    folder = copy_application(tmp_path / "copy")
+    (folder / "migrations" / "9999-rename.sql").write_text(
+        "ALTER TABLE task RENAME TO other; ALTER TABLE other RENAME TO task;"
+    )
+    monkeypatch.setattr(todo, "FOLDER", folder)
+    tasks = read_tasks(old_db)
+    for db in (old_db, tmp_path / "new.db"):
+        client = make_client(TODO_DB=str(db))
+        assert applied_migrations(db) == [*MIGRATIONS, "9999-rename"]
+        assert client.list_tasks() == (tasks if db == old_db else [])
 
 
 # Killed
@@ -237,7 +290,7 @@ def test_a_start_that_waits_in_vain_leaves_no_file_behind(make_server, tmp_path,
 def slow_migration(tmp_path, monkeypatch):
     """The application has a migration that takes twice as long as a start waits for locks."""
     folder = copy_application(tmp_path / "copy")
-    (folder / "migrations" / "0003-slow.py").write_text(
+    (folder / "migrations" / "9999-slow.py").write_text(
         "import time\nimport yoyo\nsteps = [yoyo.step(lambda connection: time.sleep(0.4))]\n"
     )
     monkeypatch.setattr(todo, "FOLDER", folder)
@@ -248,7 +301,7 @@ def slow_migration(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_migration_may_take_longer_than_a_start_waits_for_locks(make_client, old_db):
     make_client(TODO_DB=str(old_db))
-    assert applied_migrations(old_db) == [*MIGRATIONS, "0003-slow"]
+    assert applied_migrations(old_db) == [*MIGRATIONS, "9999-slow"]
 
 
 @pytest.mark.usefixtures("slow_migration")
@@ -257,7 +310,7 @@ def test_a_start_waits_for_the_migration_of_another_one_however_long(make_client
         starts = [threads.submit(make_client, TODO_DB=str(old_db)) for _ in range(2)]
         for start in starts:
             start.result(20)
-    assert applied_migrations(old_db) == [*MIGRATIONS, "0003-slow"]
+    assert applied_migrations(old_db) == [*MIGRATIONS, "9999-slow"]
 
 
 def test_a_note_of_a_migration_that_was_killed_means_nothing(make_client, old_db, monkeypatch):
@@ -271,7 +324,7 @@ def test_the_log_of_a_long_migration_is_gone_when_the_server_has_started(
 ):
     """Another program has the file open, so SQLite does not remove the log by itself."""
     folder = copy_application(tmp_path / "copy")
-    (folder / "migrations" / "0003-all.sql").write_text("UPDATE task SET name = name || '!';")
+    (folder / "migrations" / "9999-all.sql").write_text("UPDATE task SET name = name || '!';")
     client = make_client()
     insert_tasks(client.db, [(f"{number:0100}", False) for number in range(5000)])
     client.stop()

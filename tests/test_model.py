@@ -17,6 +17,7 @@ from assertions import (
     entry,
     etag_of,
     json_bytes,
+    whole_task,
 )
 from client import Client
 from database import delete_all_tasks
@@ -244,7 +245,7 @@ class ServerMachine(RuleBasedStateMachine):
         id = response.json()["id"]
         assert id > max(self.ids)
         self.ids.append(id)
-        self.tasks[id] = {"name": name, "done": done, "id": id}
+        self.tasks[id] = whole_task({"name": name, "done": done, "id": id})
         self.assert_same_task(response, id, location=f"/tasks/{id}")
         return id
 

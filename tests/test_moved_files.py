@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from assertions import assert_error, assert_json, assert_page, assert_task
+from assertions import assert_error, assert_json, assert_page, assert_task, assert_tasks
 from database import insert_tasks, read_tasks
 
 UNAVAILABLE = "The server cannot do this now: try again"
@@ -106,7 +106,7 @@ def test_writes_work_again_once_the_file_is_put_back(make_client, suffix, event)
     client.create_task("bread")
     assert_json(client.get("/healthz"), {"status": "ok"}, cache_control="no-store")
     client.stop()
-    assert read_tasks(client.db) == [MILK, {"name": "bread", "done": False, "id": 2}]
+    assert_tasks(read_tasks(client.db), [MILK, {"name": "bread", "done": False, "id": 2}])
 
 
 @for_each_event
@@ -115,7 +115,7 @@ def test_a_stop_leaves_everything_in_a_file_that_was_moved(make_client, event):
     client.create_task("milk")
     moved = event(client.db)
     client.stop()
-    assert read_tasks(moved) == [MILK]
+    assert_tasks(read_tasks(moved), [MILK])
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-lock"])
@@ -128,7 +128,7 @@ def test_a_stop_leaves_everything_in_the_file_whose_log_index_or_lock_was_moved(
     event(Path(f"{client.db}{suffix}"))
     client.stop()
     copy = shutil.copy(client.db, client.db.with_name("copy.db"))  # without a log beside it
-    assert read_tasks(copy) == [MILK]
+    assert_tasks(read_tasks(copy), [MILK])
 
 
 def test_a_stop_leaves_no_log_that_would_spoil_the_file_that_took_the_place(make_client, empty_db):

@@ -169,7 +169,7 @@ def test_an_sqlite_that_is_too_old_is_refused(make_client, db, monkeypatch):
 
 def test_a_migration_that_fails_refuses_the_start(make_client, tmp_path, db, monkeypatch):
     copy = copy_application(tmp_path / "copy")
-    (copy / "migrations" / "0003-broken.sql").write_text("UPDATE nowhere SET x = 1;")
+    (copy / "migrations" / "9999-broken.sql").write_text("UPDATE nowhere SET x = 1;")
     monkeypatch.setattr(todo, "FOLDER", copy)
     assert_refused(make_client, db, "no such table: nowhere")
 

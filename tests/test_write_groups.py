@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from assertions import assert_error, assert_json, assert_task
+from assertions import assert_error, assert_json, assert_task, assert_tasks
 from client import Client
 from database import insert_tasks, read_tasks, write_lock
 from server import Server
@@ -169,7 +169,7 @@ def test_a_write_that_waits_behind_a_long_one_times_out_and_never_happens(
     assert "TimeoutError" in message
     assert_json(deletion.result(10), 1)
     client.create_task("bread")  # Whatever was queued before it would have happened by now.
-    assert client.list_tasks() == [{"name": "bread", "done": False, "id": 2}]
+    assert_tasks(client.list_tasks(), [{"name": "bread", "done": False, "id": 2}])
 
 
 def test_after_writes_have_timed_out_the_next_one_is_tried_afresh(make_client, monkeypatch):
@@ -182,7 +182,7 @@ def test_after_writes_have_timed_out_the_next_one_is_tried_afresh(make_client, m
     monkeypatch.setattr(todo, "WRITE_TIMEOUT", 5)
     response = client.post("/tasks", json={"name": "milk", "done": False})
     assert_task(response, {"name": "milk", "done": False, "id": 1}, location="/tasks/1")
-    assert client.list_tasks() == [{"name": "milk", "done": False, "id": 1}]
+    assert_tasks(client.list_tasks(), [{"name": "milk", "done": False, "id": 1}])
 
 
 def test_a_write_whose_request_is_cancelled_before_it_begins_never_happens(make_client):
@@ -193,7 +193,7 @@ def test_a_write_whose_request_is_cancelled_before_it_begins_never_happens(make_
         cancelled.cancel()
         other = client.begin("POST", "/tasks", json={"name": "bread", "done": False})
     assert_task(other.result(10), {"name": "bread", "done": False, "id": 1}, location="/tasks/1")
-    assert client.list_tasks() == [{"name": "bread", "done": False, "id": 1}]
+    assert_tasks(client.list_tasks(), [{"name": "bread", "done": False, "id": 1}])
 
 
 def timed_create(server: Server, name: str) -> tuple[float, httpx.Response]:
@@ -215,4 +215,4 @@ def test_a_write_times_out_after_5_s_while_another_program_holds_the_lock(make_s
         assert_error(response, 503, UNAVAILABLE)
         assert 4.9 < seconds < 6
     timed_create(server, "third")
-    assert server.list_tasks() == [{"name": "third", "done": False, "id": 1}]
+    assert_tasks(server.list_tasks(), [{"name": "third", "done": False, "id": 1}])
