@@ -1359,7 +1359,7 @@ class Database:
         """Open a database file, which is created and migrated if necessary.
 
         Raises StartRefused, also if other processes hold the locks that a migration needs for
-        START_TIMEOUT.
+        START_TIMEOUT. The time that another process needs for a migration does not count.
         """
         try:
             path = os.path.abspath(path)
@@ -1369,9 +1369,12 @@ class Database:
         thread = WriterThread(path)
         thread.start()
         try:
+            deadline = thread.loop.time() + START_TIMEOUT
             while not thread.opened.done():
-                await asyncio.wait([thread.opened], timeout=START_TIMEOUT)
-                if not thread.opened.done() and thread.try_to_give_up():
+                await asyncio.wait([thread.opened], timeout=START_TIMEOUT / 10)
+                if is_migration_noted(path):
+                    deadline = thread.loop.time() + START_TIMEOUT
+                elif thread.loop.time() > deadline and thread.try_to_give_up():
                     raise OSError(f"another process holds {path}-lock, or has locked the file")
             file = await thread.opened
         except BaseException as error:
@@ -1486,12 +1489,12 @@ class WriterThread(threading.Thread):
         self.has_given_up = False
 
     def try_to_give_up(self) -> bool:
-        """Give up the startup, unless a migration runs, here or in another process.
+        """Give up the startup, unless it is migrating or done; return whether it was given up.
 
-        Return whether it was given up. The thread goes on, but will not begin a migration.
+        The thread goes on, but will not begin a migration.
         """
         with self.mutex:
-            if self.is_migrating or is_migration_noted(self.given_path):
+            if self.is_migrating or self.opened.done():
                 return False
             self.has_given_up = True
             return True
@@ -1531,8 +1534,6 @@ class WriterThread(threading.Thread):
             try:
                 self.prepare_file(path, lock)
                 file = DatabaseFile(path, self.given_path)
-                file.checkpoint()  # A migration can leave a long WAL.
-                return file
             except BaseException:
                 if is_new:
                     remove_files(path, f"{path}-journal", f"{path}-wal", f"{path}-shm")
@@ -1540,6 +1541,10 @@ class WriterThread(threading.Thread):
                 if lock.is_new and not os.path.exists(f"{path}-shm"):
                     remove_files(lock.path)
                 raise
+            # A migration can leave a long WAL. If this fails, writes will try it again.
+            with contextlib.suppress(sqlite3.Error):
+                file.checkpoint()
+            return file
 
     def prepare_file(self, path: str, lock: WorkersLock) -> None:
         """Create or migrate a file, and set it to WAL mode. Raises OSError or sqlite3.Error."""
@@ -1948,6 +1953,7 @@ def check_wal_support(path: str) -> None:
         try:
             with closing(connect(os.path.join(folder, "trial.db"), timeout=0)) as connection:
                 use_wal(connection)
+                connection.execute("PRAGMA user_version").fetchone()  # This opens the WAL.
         except sqlite3.OperationalError as error:
             raise OSError(f"its file system does not support SQLite's WAL mode: {error}") from error
 

@@ -79,6 +79,28 @@ def test_a_long_list_can_be_compressed(make_client):
     assert response.json() == read_tasks(client.db)
 
 
+class NamedMiddleware:
+    """Appends its name to a list for every request."""
+
+    def __init__(self, app, name, names):
+        self.app = app
+        self.name = name
+        self.names = names
+
+    async def __call__(self, scope, receive, send):
+        self.names.append(self.name)
+        await self.app(scope, receive, send)
+
+
+def test_the_middleware_that_is_added_last_is_the_first_to_see_a_request(make_client):
+    client = make_client()
+    names = []
+    client.application.add_middleware(NamedMiddleware, name="added first", names=names)
+    client.application.add_middleware(NamedMiddleware, name="added last", names=names)
+    assert_json(client.get("/info"), "starlette")
+    assert names == ["added last", "added first"]
+
+
 # Cancellation
 
 
@@ -170,6 +192,27 @@ def test_a_request_that_is_cancelled_while_its_response_is_sent_ends(make_client
     assert middleware.ends == ["timed out"]
 
 
+def test_a_request_that_is_cancelled_ends_although_its_answer_cannot_be_sent(make_client):
+    client = make_client()
+
+    async def stalling_receive():
+        await asyncio.Event().wait()
+
+    async def broken_send(message):
+        raise OSError("the connection is lost")
+
+    async def cancel_a_request():
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/tasks", "headers": headers}
+        request = asyncio.create_task(client.app(scope, stalling_receive, broken_send))
+        await asyncio.wait([request], timeout=0.05)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    client.portal.call(cancel_a_request)
+
+
 def test_after_a_408_the_task_does_not_count_as_cancelled(make_client, monkeypatch):
     monkeypatch.setattr(todo, "BODY_PAUSE", 0.05)
     client = make_client()
@@ -183,6 +226,32 @@ def test_a_middleware_that_does_not_time_out_changes_nothing(make_client):
     client.app = TimeoutMiddleware(client.application, 30)
     assert_task(client.post("/tasks", json=MILK), {**MILK, "id": 1}, location="/tasks/1")
     assert client.app.ends == ["returned, cancelled 0 times"]
+
+
+# Requests that uvicorn would refuse
+
+
+def test_a_query_that_is_not_utf_8_finds_nothing(client):
+    client.create_task("milk")
+    messages = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        messages.append(message)
+
+    query = b"q=\xff"
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/tasks",
+        "query_string": query,
+        "headers": [],
+    }
+    client.portal.call(client.app, scope, receive, send)
+    assert [message.get("status") for message in messages] == [200, None]
+    assert messages[1]["body"] == b"[]"
 
 
 # The lifespan
@@ -230,6 +299,7 @@ def test_uvicorn_with_lifespan_off_answers_503(make_server):
     uvicorn = [sys.executable, "-m", "uvicorn", "todo:app", "--port", "0", "--lifespan", "off"]
     server = make_server(command=uvicorn)
     assert_not_running(server.request("GET", "/tasks"))
+    server.stop()  # Afterwards the whole log has been read.
     assert "Traceback" not in server.log
     assert server.log.count("The application is not running") == 1
 

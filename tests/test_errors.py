@@ -1,7 +1,7 @@
-"""Every error but 401 (test_access.py), 412 (test_preconditions.py) and 422 (test_validation.py).
+"""Every error but 401 (test_token.py), 412 (test_preconditions.py) and 422 (test_validation.py).
 
-They are caused in this process. For real disks that are full see test_crash.py, for bytes that
-no HTTP client would send test_wire.py.
+They are caused in this process. For real disks that are full see test_durability.py, for bytes that
+no HTTP client would send test_http.py.
 """
 
 import asyncio
@@ -242,11 +242,11 @@ def test_a_body_that_drips_for_too_long_is_408(client, monkeypatch):
 
 
 def test_a_body_without_a_pause_may_take_longer_than_a_pause(client, monkeypatch):
-    monkeypatch.setattr(todo, "BODY_PAUSE", 0.1)
+    monkeypatch.setattr(todo, "BODY_PAUSE", 0.3)
 
     async def slow_body():
         loop = asyncio.get_running_loop()
-        end = loop.time() + 0.2
+        end = loop.time() + 0.4
         while loop.time() < end:
             yield b" "
             await asyncio.sleep(0)
@@ -330,45 +330,52 @@ REFUSED = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def endless_body():
-    """A body without an end, which counts how many MiB of it were received."""
+def huge_body():
+    """A body of 64 MiB, which counts how many MiB of it were received."""
 
-    class Endless:
+    class Huge:
         received = 0
 
         async def __aiter__(self):
-            while True:
+            while self.received < 64:
                 self.received += 1
                 yield bytes(MIB)
 
-    return Endless()
+    return Huge()
 
 
 @REFUSED
-def test_of_a_refused_body_16_mib_are_read(make_client, endless_body, path, headers, status):
+def test_of_a_refused_body_16_mib_are_read(make_client, huge_body, path, headers, status):
     client = make_client(TODO_TOKEN="secret")
     headers = {"Authorization": "Bearer secret", **headers}
-    response = client.post(path, content=aiter(endless_body), headers=headers)
+    response = client.post(path, content=aiter(huge_body), headers=headers)
     assert_status(response, status)
+    assert 16 <= huge_body.received <= 18
     assert response.headers["connection"] == "close"
-    assert 16 <= endless_body.received <= 18
 
 
-def test_of_a_body_that_is_too_large_16_mib_are_read(client, endless_body):
-    assert_error(client.post("/tasks", content=aiter(endless_body)), 413, TOO_LARGE)
-    assert 16 <= endless_body.received <= 18
+@pytest.mark.parametrize(
+    ("method", "path", "detail"),
+    [
+        ("POST", "/tasks", TOO_LARGE),
+        ("GET", "/info", "The body is larger than 16777216 bytes, and not needed: send none"),
+    ],
+)
+def test_of_a_body_that_is_too_large_16_mib_are_read(client, huge_body, method, path, detail):
+    assert_error(client.request(method, path, content=aiter(huge_body)), 413, detail)
+    assert 16 <= huge_body.received <= 18
 
 
 @REFUSED
 def test_nothing_is_read_of_a_refused_body_that_waits_for_100_continue(
-    make_client, endless_body, path, headers, status
+    make_client, huge_body, path, headers, status
 ):
     client = make_client(TODO_TOKEN="secret")
     headers = {"Authorization": "Bearer secret", "Expect": "100-continue", **headers}
-    response = client.post(path, content=aiter(endless_body), headers=headers)
+    response = client.post(path, content=aiter(huge_body), headers=headers)
     assert_status(response, status)
     assert response.headers["connection"] == "close"
-    assert endless_body.received == 0
+    assert huge_body.received == 0
 
 
 # The order of the checks
@@ -578,6 +585,18 @@ def test_an_error_after_the_first_piece_of_a_list_breaks_the_response_off(
     assert_logged_with_traceback(caplog, "A response broke off", sqlite3.OperationalError)
 
 
+def test_a_response_whose_connection_is_lost_is_one_line_in_the_log(client, caplog):
+    async def receive():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        raise RuntimeError("the connection is lost")
+
+    scope = {"type": "http", "method": "GET", "path": "/info", "query_string": b"", "headers": []}
+    client.portal.call(client.app, scope, receive, send)
+    assert_logged_in_one_line(caplog, "A response broke off", "the connection is lost")
+
+
 # 503 and 507: a failure that can pass
 
 
@@ -611,6 +630,20 @@ def test_a_text_with_line_breaks_is_logged_in_one_line(client, monkeypatch, capl
     serve(client, monkeypatch, raising(OSError("first\nsecond")))
     assert_error(client.get("/failing"), 503, UNAVAILABLE)
     assert_logged_in_one_line(caplog, r"first\nsecond")
+
+
+def test_a_long_text_is_cut_in_the_log(client, monkeypatch, caplog):
+    serve(client, monkeypatch, raising(OSError("x" * 1000)))
+    assert_error(client.get("/failing"), 503, UNAVAILABLE)
+    assert caplog.messages == [f"{UNAVAILABLE}: OSError: '{'x' * 300}'"]
+
+
+def test_a_read_that_would_write_is_503_and_changes_nothing(client, monkeypatch, caplog):
+    client.create_task("milk")
+    monkeypatch.setitem(todo.SQL, "get_task", "DELETE FROM task RETURNING json")
+    assert_error(client.get("/tasks/1"), 503, UNAVAILABLE)
+    assert_logged_in_one_line(caplog, "readonly")
+    assert client.list_tasks() == [{"name": "milk", "done": False, "id": 1}]
 
 
 @with_every_write

@@ -1,7 +1,12 @@
 """Idempotency-Key: the same POST, sent again, creates nothing."""
 
+import contextlib
+import sqlite3
+
 import pytest
 from assertions import assert_error, assert_json, assert_status, assert_task, assert_tasks, entry
+
+import todo
 
 MILK = {"name": "milk", "done": False}
 BREAD = {"name": "bread", "done": True}
@@ -115,6 +120,23 @@ def test_a_key_is_known_after_a_restart(make_client):
     client.stop()
     client.start()
     assert_task(client.post("/tasks", json=MILK, headers=KEY), task.json(), location="/tasks/1")
+
+
+def test_a_key_that_an_earlier_version_stored_is_known(client):
+    with contextlib.closing(sqlite3.connect(client.db)) as connection, connection:
+        connection.execute(
+            "INSERT INTO task (name, done, key, request) "
+            """VALUES ('milk', 0, 'key', '"4ef69dc96f247c457b8c28d6"')"""
+        )
+    response = client.post("/tasks", json=MILK, headers=KEY)
+    assert_task(response, {"name": "milk", "done": False, "id": 1}, location="/tasks/1")
+
+
+def test_a_key_stays_known_when_a_field_with_a_default_is_added(monkeypatch):
+    digest = todo.digest_fields({"name": "milk", "done": 0})
+    monkeypatch.setitem(todo.FIELDS, "note", {"type": "string", "default": ""})
+    assert todo.digest_fields({"name": "milk", "done": 0, "note": ""}) == digest
+    assert todo.digest_fields({"name": "milk", "done": 0, "note": "two"}) != digest
 
 
 @pytest.mark.parametrize("target", ["/tasks/1", "/tasks?done=false"])

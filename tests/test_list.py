@@ -153,6 +153,13 @@ def test_parameters_combine(client, done, sort, limit):
         assert list(chain.from_iterable(pages)) == expected, given
 
 
+@pytest.mark.parametrize("query", ["", "?done=false", "?sort=-id", "?sort=-id&done=false"])
+def test_a_task_with_the_largest_id_is_in_every_list(client, query):
+    with contextlib.closing(sqlite3.connect(client.db)) as connection, connection:
+        connection.execute("INSERT INTO task (id, name, done) VALUES (?, 'milk', 0)", [2**63 - 1])
+    assert_page(client.get(f"/tasks{query}"), [{"name": "milk", "done": False, "id": 2**63 - 1}])
+
+
 @pytest.mark.parametrize(
     "query", ["DONE=x&LIMIT=0", "done[]=x", "Sort=-id", "order=-id", "=", "&&", "%", "%FF=%FF"]
 )

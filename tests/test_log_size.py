@@ -10,7 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from database import insert_tasks
 from load import Load
+from starting import wait_until
 from wire import Connection
+
+import todo
 
 MIB = 2**20
 
@@ -35,6 +38,32 @@ def test_the_log_shrinks_after_a_bulk_delete(make_client):
     client.delete("/tasks?done=true")
     client.create_task()  # This waits until the log has been shortened.
     assert log_size(client.db) < MIB
+
+
+def test_a_log_that_another_program_holds_up_is_not_tried_again_for_every_write(
+    make_client, monkeypatch
+):
+    monkeypatch.setattr(todo, "WAL_LIMIT", 2**17)
+    client = make_client()
+    insert_tasks(client.db, [("🦆" * 1000, True)] * 100)
+    statements = []
+    client.application.database.file.checkpointer.set_trace_callback(statements.append)
+    with open_read(client.db):
+        client.delete("/tasks?done=true")
+        for _ in range(3):
+            client.create_task()
+        assert statements == ["PRAGMA wal_checkpoint(TRUNCATE)"]
+
+
+def test_a_failure_to_shorten_the_log_is_logged(make_client, monkeypatch, caplog):
+    monkeypatch.setattr(todo, "WAL_LIMIT", 0)
+    client = make_client()
+    checkpointer = client.application.database.file.checkpointer
+    checkpointer.set_authorizer(lambda *_: sqlite3.SQLITE_DENY)
+    client.create_task()
+    wait_until("the failure is logged", lambda: caplog.messages)
+    assert caplog.messages == [f"{client.db}-wal was not truncated"]
+    checkpointer.set_authorizer(None)
 
 
 @pytest.mark.slow

@@ -1,11 +1,14 @@
 """Migrations: applied at start, all or none, by one server at a time, however long they take."""
 
+import asyncio
 import contextlib
 import logging
+import shutil
 import signal
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from assertions import assert_page, assert_task
@@ -164,6 +167,23 @@ def test_a_migration_may_rebuild_the_table(make_client, old_db, tmp_path, monkey
         assert client.list_tasks() == (tasks if db == old_db else [])
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "id = 0",
+        "name = NULL",
+        "done = NULL",
+        "done = 2",
+        "key = x'00'",
+    ],
+)
+def test_the_table_refuses_what_is_no_task(client, change):
+    client.create_task()
+    connection = sqlite3.connect(client.db)
+    with contextlib.closing(connection), pytest.raises(sqlite3.IntegrityError):
+        connection.execute(f"UPDATE task SET {change}")
+
+
 # Killed
 
 
@@ -242,6 +262,16 @@ def test_a_start_that_must_migrate_waits_for_the_locks(make_client, old_db, lock
     assert applied_migrations(old_db) == MIGRATIONS
 
 
+def test_a_start_waits_while_another_program_lets_nobody_read(make_client, old_db):
+    with ThreadPoolExecutor() as threads:
+        with contextlib.closing(sqlite3.connect(old_db, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            start = threads.submit(make_client, TODO_DB=str(old_db))
+            wait_until("it waits", lambda: start.done() or is_waiting_for_sqlite(old_db))
+        start.result(20)
+    assert applied_migrations(old_db) == MIGRATIONS
+
+
 def test_a_new_file_is_not_created_without_the_lock(make_client, tmp_path):
     db = tmp_path / "new.db"
     with ThreadPoolExecutor() as threads:
@@ -251,6 +281,22 @@ def test_a_new_file_is_not_created_without_the_lock(make_client, tmp_path):
             assert file_names(tmp_path) == ["new.db-lock", "todo.db"]
         start.result(20)
     assert applied_migrations(db) == MIGRATIONS
+
+
+def test_a_start_that_waited_for_a_lock_that_was_removed_waits_for_the_new_one(
+    make_client, tmp_path
+):
+    db = tmp_path / "new.db"
+    with ThreadPoolExecutor() as threads, contextlib.ExitStack() as removed:
+        removed.enter_context(workers_lock(db))
+        start = threads.submit(make_client, TODO_DB=str(db))
+        wait_until("the start waits", lambda: lock_waiters(db) == 1)
+        Path(f"{db}-lock").unlink()
+        with workers_lock(db):
+            removed.close()
+            wait_until("the start waits for the new lock", lambda: lock_waiters(db) == 1)
+            assert file_names(tmp_path) == ["new.db-lock", "todo.db"]
+        start.result(20)
 
 
 @pytest.mark.parametrize("lock", [workers_lock, write_lock])
@@ -269,6 +315,19 @@ def test_a_start_that_waits_in_vain_is_refused_and_never_migrates(
         )
     wait_until("the writer thread has ended", lambda: count_writers() == writers)
     assert applied_migrations(old_db) == ["0001-task"]
+
+
+def test_a_refused_start_closes_the_file_if_it_is_opened_after_all(empty_db, tmp_path, monkeypatch):
+    """It waits for the lock to set the file to WAL mode. By then its event loop is closed."""
+    monkeypatch.setattr(todo, "START_TIMEOUT", 0.1)
+    db = Path(shutil.copy(empty_db, tmp_path))
+    with contextlib.closing(sqlite3.connect(db)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    writers = count_writers()
+    with workers_lock(db), pytest.raises(todo.StartRefused):
+        asyncio.run(todo.Database.open(str(db)))
+    wait_until("the writer thread has ended", lambda: count_writers() == writers)
+    assert file_names(tmp_path) == ["todo.db", "todo.db-lock"]
 
 
 @slow
@@ -305,9 +364,11 @@ def test_a_migration_may_take_longer_than_a_start_waits_for_locks(make_client, o
 
 
 @pytest.mark.usefixtures("slow_migration")
-def test_a_start_waits_for_the_migration_of_another_one_however_long(make_client, old_db):
+def test_a_start_waits_for_the_migration_of_another_one_however_long(make_client, old_db, tmp_path):
+    link = tmp_path / "link.db"
+    link.symlink_to(old_db)
     with ThreadPoolExecutor() as threads:
-        starts = [threads.submit(make_client, TODO_DB=str(old_db)) for _ in range(2)]
+        starts = [threads.submit(make_client, TODO_DB=str(link)) for _ in range(2)]
         for start in starts:
             start.result(20)
     assert applied_migrations(old_db) == [*MIGRATIONS, "9999-slow"]

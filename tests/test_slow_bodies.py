@@ -117,9 +117,15 @@ def test_an_unknown_path_is_answered_when_the_body_is_slow(client, slow_body):
     assert_error(response, 404, "Not Found", connection="close")
 
 
-def test_a_wrong_method_is_answered_when_the_body_is_slow(client, slow_body):
-    response = client.put("/tasks", content=slow_body)
-    allow = "GET, POST, DELETE, HEAD, OPTIONS"
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("PUT", "/tasks", "GET, POST, DELETE, HEAD, OPTIONS"),
+        ("DELETE", "/info", "GET, HEAD, OPTIONS"),
+    ],
+)
+def test_a_wrong_method_is_answered_when_the_body_is_slow(client, slow_body, method, path, allow):
+    response = client.request(method, path, content=slow_body)
     assert_error(response, 405, "Method Not Allowed", allow=allow, connection="close")
 
 

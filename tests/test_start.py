@@ -1,8 +1,10 @@
 """Start just works: on a missing, new or old file, at any path, beside other servers."""
 
+import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -95,6 +97,16 @@ def test_all_paths_and_links_to_a_file_lead_to_one_lock(make_client, tmp_path):
     linked.stop()
     assert file_names(tmp_path / "there") == ["todo.db", "todo.db-lock"]
     assert "link to link-lock" not in file_names(tmp_path)
+
+
+def test_a_file_that_another_program_has_taken_out_of_wal_mode_is_set_to_it_again(make_client):
+    client = make_client()
+    client.stop()
+    with contextlib.closing(sqlite3.connect(client.db)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    client.start()
+    with contextlib.closing(sqlite3.connect(client.db)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
 
 
 # The application

@@ -45,6 +45,22 @@ def test_a_stop_under_load_answers_what_was_accepted_and_leaves_one_file(
     assert [line for line in server.lines if not line.startswith("INFO:")] == []
 
 
+def test_a_stop_comes_after_the_writes_that_wait(make_client, caplog):
+    client = make_client()
+    with ThreadPoolExecutor() as threads:
+        with write_lock(client.db):
+            create = client.begin("POST", "/tasks", json={"name": "milk", "done": False})
+            client.get("/info")  # When this is answered, the write waits for the lock.
+            stop = threads.submit(client.stop)
+            wait_until("the stop begins", lambda: client.application.database is None)
+            client.get("/info")  # When this is answered, the stop waits behind the write.
+            caplog.clear()  # The last request was answered 503.
+        stop.result(30)
+    assert create.result(10).status_code == 200
+    assert caplog.messages == []
+    assert read_tasks(client.db) == [{"name": "milk", "done": False, "id": 1}]
+
+
 def test_a_stop_leaves_one_file_although_it_was_moved(make_client, tmp_path):
     client = make_client()
     client.create_task()
@@ -98,6 +114,18 @@ def test_a_stop_that_cannot_have_the_lock_says_so(make_client, monkeypatch, capl
         ]
     wait_until("the writer thread has ended", lambda: count_writers() == writers)
     assert len(read_tasks(client.db)) == 1
+
+
+def test_only_a_lock_that_is_waited_for_now_takes_time_from_the_stop(make_client):
+    fcntl = pytest.importorskip("fcntl")
+    client = make_client()
+    workers_lock = client.application.database.file.lock
+    with open(f"{client.db}-lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        create = client.begin("POST", "/tasks", json={"name": "milk", "done": False})
+        wait_until("the write waits", lambda: workers_lock.seconds_waited() > 0)
+    assert create.result(10).status_code == 200
+    assert workers_lock.seconds_waited() == 0
 
 
 @slow

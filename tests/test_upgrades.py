@@ -270,6 +270,14 @@ def test_nothing_behind_connect_runs(server, path, target, status, timing):
     assert_exists(server, path)
 
 
+def test_a_connect_whose_body_is_not_read_is_closed_by_one_header(server):
+    headers = {"Content-Length": "1", "Expect": "100-continue", **AUTHORIZATION}
+    with Connection(server) as connection:
+        connection.send_request("CONNECT", "/nothing", headers=headers)
+        response = connection.read_response()
+        assert (response.status_code, response.headers["connection"]) == (404, "close")
+
+
 # With a library for WebSockets, uvicorn answers their handshakes itself.
 
 

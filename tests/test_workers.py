@@ -66,7 +66,7 @@ def test_every_transaction_and_checkpoint_holds_the_lock_of_the_workers(make_cli
         """Remember a statement, and whether another worker could take the lock meanwhile."""
         statements.append(statement)
         with contextlib.suppress(BlockingIOError), open(f"{client.db}-lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the weakest lock
             without_lock.append(statement)
 
     client.application.database.file.writer.set_trace_callback(check_lock)

@@ -117,12 +117,18 @@ def test_writes_whose_shared_commit_fails_are_tried_again_one_by_one(make_server
     assert len(stored) == 5
 
 
+def test_a_write_is_carried_out_although_the_rollback_before_it_has_failed(make_client):
+    client = make_client()
+    client.application.database.file.writer.execute("BEGIN")  # As after a ROLLBACK that failed.
+    client.create_task("milk")
+    assert read_tasks(client.db) == [{"name": "milk", "done": False, "id": 1}]
+
+
 # How long a write may take
 
 
-@contextlib.contextmanager
-def slow_delete(client: Client) -> Iterator[Future[httpx.Response]]:
-    """Begin a DELETE of all done tasks, whose statement ends after the end of the block.
+def make_deletes_slow(client: Client) -> tuple[threading.Event, threading.Event]:
+    """Let a deletion set the first of two events when it begins, and then wait for the second.
 
     A trigger calls a function that waits. It must be known to the connection that writes.
     """
@@ -135,6 +141,13 @@ def slow_delete(client: Client) -> Iterator[Future[httpx.Response]]:
 
     client.application.database.file.writer.create_function("wait", 0, wait)
     execute(client.db, "CREATE TRIGGER slow BEFORE DELETE ON task BEGIN SELECT wait(); END")
+    return has_begun, may_end
+
+
+@contextlib.contextmanager
+def slow_delete(client: Client) -> Iterator[Future[httpx.Response]]:
+    """Begin a DELETE of all done tasks, whose statement ends after the end of the block."""
+    has_begun, may_end = make_deletes_slow(client)
     deletion = client.begin("DELETE", "/tasks?done=true")
     assert has_begun.wait(10)
     try:
@@ -194,6 +207,22 @@ def test_a_write_whose_request_is_cancelled_before_it_begins_never_happens(make_
         other = client.begin("POST", "/tasks", json={"name": "bread", "done": False})
     assert_task(other.result(10), {"name": "bread", "done": False, "id": 1}, location="/tasks/1")
     assert_tasks(client.list_tasks(), [{"name": "bread", "done": False, "id": 1}])
+
+
+def test_a_write_is_answered_when_one_before_it_is_cancelled_after_both_have_begun(make_client):
+    client = make_client()
+    insert_tasks(client.db, [("milk", True)])
+    has_begun, may_end = make_deletes_slow(client)
+    with client.hold_writes():
+        cancelled = client.begin("POST", "/tasks", json={"name": "bread", "done": False})
+        client.get("/info")  # When this is answered, the first write waits for the lock.
+        deletion = client.begin("DELETE", "/tasks?done=true")
+    assert has_begun.wait(10)
+    cancelled.cancel()
+    client.get("/info")  # When this is answered, the request has been cancelled.
+    may_end.set()
+    assert_json(deletion.result(10), 1)
+    assert client.list_tasks() == [{"name": "bread", "done": False, "id": 2}]
 
 
 def timed_create(server: Server, name: str) -> tuple[float, httpx.Response]:
