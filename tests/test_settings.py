@@ -106,6 +106,7 @@ def test_any_other_token_is_required(make_client, setting, token):
     "origin",
     [
         "a.example",
+        "null",
         "https://a.example https://c.example",
         "localhost:3000",
         "//a.example",
