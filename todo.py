@@ -47,7 +47,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -266,7 +266,7 @@ async def stream_tasks(
     if request.method == "HEAD":
         return
     yield "[" + ",".join(tasks)
-    remaining = replace(query, after=id_of(tasks[-1]))
+    remaining = query._replace(after=id_of(tasks[-1]))
     async with contextlib.aclosing(read_pieces(request, database, remaining, LIST_PIECE)) as pieces:
         async for piece in pieces:
             if piece:
@@ -445,7 +445,7 @@ async def respond(
                 raise Refusal(503, NOT_RUNNING)
             if needs_token and app.token is not None:
                 check_token(request, app.token)
-            if drops_body and announces_body(request.header_values):
+            if drops_body and request.announces_body():
                 await drop_unused_body(request)
             response = await operation(request, app.database)
         except Refusal as refusal:
@@ -506,11 +506,10 @@ class Application(Starlette):
         if scope["type"] == "lifespan":
             send = partial(self.send_start_error, send)
         elif scope["type"] == "http":
-            headers = dict(scope["headers"])
-            has_upgrade = b"upgrade" in headers
+            has_upgrade = b"upgrade" in header_names(scope)
             if has_upgrade or scope["method"] == "CONNECT":
                 send = partial(send_and_close, send)
-                if has_upgrade and announces_body(headers):
+                if has_upgrade and TodoRequest(scope, receive).announces_body():
                     await detail_response(400, UPGRADE_WITH_BODY)(scope, receive, send)
                     return
         scope["app"] = self
@@ -672,6 +671,11 @@ DELETE_PARAMETERS: dict[str, Schema] = {
 }
 
 
+def header_names(scope: Scope) -> set[bytes]:
+    """Return the names of the headers of a request, in lower case."""
+    return {name for name, _ in scope["headers"]}
+
+
 class TodoRequest(Request):
     """A request whose headers are looked up as they were received.
 
@@ -680,26 +684,32 @@ class TodoRequest(Request):
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         super().__init__(scope, receive)
-        # By name. Of a repeated header only the last value: `header` joins them.
-        self.header_values: dict[bytes, bytes] = dict(scope["headers"])
+        self.header_names = header_names(scope)
 
     def header(self, name: bytes) -> str | None:
         """Return the value of a header, decoded as Latin-1, or None if it was not sent.
 
         Several lines of one header are joined by commas (RFC 9110, section 5.3).
         """
-        if name not in self.header_values:
+        if name not in self.header_names:
             return None
         values: list[bytes] = [value for key, value in self.scope["headers"] if key == name]
         return b", ".join(values).decode("latin-1").strip(" \t")
 
     def is_conditional(self) -> bool:
         """Return whether the request has a precondition."""
-        return b"if-match" in self.header_values or b"if-none-match" in self.header_values
+        return b"if-match" in self.header_names or b"if-none-match" in self.header_names
+
+    def announces_body(self) -> bool:
+        """Return whether a body follows the headers (RFC 9112, section 6.3)."""
+        return b"transfer-encoding" in self.header_names or self.declared_size() > 0
+
+    def declared_size(self) -> int:
+        """Return the Content-Length in bytes, or 0. The server has refused a malformed one."""
+        return int(self.header(b"content-length") or 0)
 
 
-@dataclass(frozen=True)
-class ListQuery:
+class ListQuery(NamedTuple):
     """The validated query parameters of `GET /tasks`."""
 
     done: int | None = None
@@ -947,16 +957,6 @@ def parse_query(request: TodoRequest) -> list[tuple[str, str]]:
     return parse_qsl(text, keep_blank_values=True)
 
 
-def announces_body(headers: Mapping[bytes, bytes]) -> bool:
-    """Return whether these headers say that a body follows (RFC 9112, section 6.3)."""
-    return b"transfer-encoding" in headers or declared_size(headers) > 0
-
-
-def declared_size(headers: Mapping[bytes, bytes]) -> int:
-    """Return the Content-Length in bytes, or 0. The server has refused a malformed one."""
-    return int(headers.get(b"content-length", 0))
-
-
 async def read_json(request: TodoRequest) -> object:
     """Return the JSON value in the body, or None if the body is empty.
 
@@ -964,7 +964,7 @@ async def read_json(request: TodoRequest) -> object:
     """
     if not JSON_TYPE.fullmatch(request.header(b"content-type") or ""):
         raise Refusal(415, NOT_JSON)
-    if declared_size(request.header_values) > BODY_LIMIT:
+    if request.declared_size() > BODY_LIMIT:
         raise Refusal(413, TOO_LARGE, {"Connection": "close"})
     body = await receive_body(request)
     if body.size > BODY_LIMIT:
@@ -1052,9 +1052,9 @@ async def drop_refused_body(request: TodoRequest) -> dict[str, str]:
     Returns the header `Connection: close` for the response if that was not possible.
     A client that waits for `100 Continue` is not asked for its body (RFC 9110, section 10.1.1).
     """
-    if not announces_body(request.header_values):
+    if not request.announces_body():
         return {}
-    if b"expect" not in request.header_values:
+    if b"expect" not in request.header_names:
         body = await receive_body(request)
         if body.is_complete:
             return {}
@@ -1097,13 +1097,14 @@ def list_response(request: TodoRequest, tasks: list[str], link: str | None = Non
     The ETag covers the Link, because that tells a client whether there is another page.
     """
     text = f"[{','.join(tasks)}]"
-    headers: list[Header] = []
-    etag = etag_of(text)
-    if link is not None:
-        headers = [(b"link", link.encode())]
+    if link is None:
+        etag = etag_of(text)
+        headers = etag_headers(etag)
+    else:
         etag = etag_of(text + link)
+        headers = (*etag_headers(etag), (b"link", link.encode()))
     check_preconditions(request, etag)
-    return JSONText(text, *etag_headers(etag), *headers)
+    return JSONText(text, *headers)
 
 
 def etag_of(text: str) -> str:
@@ -1111,7 +1112,7 @@ def etag_of(text: str) -> str:
     return f'"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'
 
 
-def etag_headers(etag: str) -> tuple[Header, Header]:
+def etag_headers(etag: str) -> tuple[Header, ...]:
     """Return the headers for an entity tag; a cache asks again before it reuses the response."""
     return (b"etag", etag.encode()), (b"cache-control", b"no-cache")
 
