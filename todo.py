@@ -249,9 +249,10 @@ async def find_tasks(
     These are `wanted` tasks, or all that match if there are fewer; with `q` there can be more.
     Without `q` they come from one statement, so they were in the table together.
     """
-    piece_size = wanted if query.q is None else LIST_PIECE  # A search may look at many tasks.
+    if query.q is None:
+        return read_piece(database, query, wanted).tasks
     tasks: list[str] = []
-    async with contextlib.aclosing(read_pieces(request, database, query, piece_size)) as pieces:
+    async with contextlib.aclosing(read_pieces(request, database, query)) as pieces:
         async for piece in pieces:
             tasks += piece
             if len(tasks) >= wanted:
@@ -267,11 +268,30 @@ async def stream_tasks(
         return
     yield "[" + ",".join(tasks)
     remaining = query._replace(after=id_of(tasks[-1]))
-    async with contextlib.aclosing(read_pieces(request, database, remaining, LIST_PIECE)) as pieces:
+    async with contextlib.aclosing(read_pieces(request, database, remaining)) as pieces:
         async for piece in pieces:
             if piece:
                 yield "," + ",".join(piece)
     yield "]"
+
+
+async def read_pieces(
+    request: TodoRequest, database: Database, query: ListQuery
+) -> AsyncGenerator[list[str], None]:
+    """Yield the JSON of the tasks that match a query, in lists.
+
+    Each list comes from a short read of the next LIST_PIECE tasks, whether they match or not. Other
+    requests run between two reads. Raises ClientDisconnect once the client has left.
+    """
+    while True:
+        piece = read_piece(database, query, LIST_PIECE)
+        yield piece.tasks
+        if piece.is_last:
+            return
+        query = query._replace(after=piece.last_id)
+        await database.let_others_run()
+        if await request.is_disconnected():
+            raise ClientDisconnect
 
 
 LIST_STATEMENTS = {  # by `sort`, and by whether `done` is given
@@ -282,26 +302,21 @@ LIST_STATEMENTS = {  # by `sort`, and by whether `done` is given
 }
 
 
-async def read_pieces(
-    request: TodoRequest, database: Database, query: ListQuery, size: int
-) -> AsyncGenerator[list[str], None]:
-    """Yield the JSON of the tasks that match a query, in lists.
+class Piece(NamedTuple):
+    """The JSON of the tasks that match, and the id of the last one that was looked at."""
 
-    Each list comes from a short read of the next `size` tasks, whether they match `q` or not.
-    Other requests run between two reads. Raises ClientDisconnect once the client has left.
-    """
+    tasks: list[str]
+    last_id: int | None
+    is_last: bool
+
+
+def read_piece(database: Database, query: ListQuery, size: int) -> Piece:
+    """Look at the next `size` tasks of a query in one statement, whether they match `q` or not."""
     statement = LIST_STATEMENTS[query.sort, query.done is not None]
-    after = query.after
-    while True:
-        parameters = {"done": query.done, "q": query.q, "after": after, "size": size}
-        [(count, last_id, lines)] = database.read(statement, parameters)
-        yield lines.split("\n") if lines else []
-        if count < size:
-            return
-        after = last_id
-        await database.let_others_run()
-        if await request.is_disconnected():
-            raise ClientDisconnect
+    parameters = {"done": query.done, "q": query.q, "after": query.after, "size": size}
+    [(count, last_id, lines)] = database.read(statement, parameters)
+    tasks = lines.split("\n") if lines else []
+    return Piece(tasks, last_id, is_last=count < size)
 
 
 def id_of(task: str) -> int:

@@ -1,5 +1,9 @@
 -- Returns the same row as list_tasks, for the next :size tasks with this :done.
-SELECT count(*), max(id), group_concat(json, char(10))
+SELECT
+    count(*),
+    max(id),
+    group_concat(json, '
+')
 FROM (
     SELECT id, iif(:q IS NULL OR instr(lower(name), lower(:q)), json, NULL) AS json
     FROM task
