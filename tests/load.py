@@ -203,4 +203,4 @@ def by_id(tasks: list[Task]) -> dict[int, Task]:
 
 def without(tasks: dict[int, Task], *ids: int | None) -> dict[int, Task]:
     """Return these tasks without those with one of these ids."""
-    return {id: task for id, task in tasks.items() if id not in ids}
+    return {id: tasks[id] for id in tasks.keys() - set(ids)}

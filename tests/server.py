@@ -113,9 +113,7 @@ class Server:
 
     def is_reachable(self) -> bool:
         """Return whether all workers are up, and set `url` and `address` once they are known."""
-        listening = re.search(
-            r"(?:running on|listening at:?) (https?://(\S+):(\d+))", self.log, re.I
-        )
+        listening = re.search(LISTENING, self.log, re.IGNORECASE)
         if listening is None:
             return False
         self.url = listening[1]
@@ -196,11 +194,14 @@ def paused(*pids: int) -> Iterator[None]:
 
 
 def environment_with(variables: dict[str, str | None]) -> dict[str, str]:
-    """Return the caller's environment with these variables, and no others that set up a server."""
+    """Return the caller's environment with these variables, and no others that set up a server.
+
+    The servers of a test run share their bytecode: without it, each start takes 0.03 s longer.
+    """
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("TODO_", "UVICORN_"))
+        if not name.startswith(("TODO_", "UVICORN_")) and name != "PYTHONDONTWRITEBYTECODE"
     }
     given = {name: value for name, value in variables.items() if value is not None}
     return inherited | given

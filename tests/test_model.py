@@ -280,7 +280,7 @@ def ascii_lower(text):
     return "".join(letter.lower() if letter.isascii() else letter for letter in text)
 
 
-@pytest.mark.parametrize("examples", [10, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [5, pytest.param(150, marks=pytest.mark.slow)])
 def test_the_server_does_what_the_model_does(client, examples):
     ServerMachine.client = client
     run_state_machine_as_test(

@@ -18,7 +18,7 @@ def test_four_workers_and_64_writers_give_nothing_but_200_and_nobody_starves(mak
     server = make_server("--workers", "4")
     load = Load()
     load.start_on_each_worker(server, 16)
-    load.wait_for_responses(20)
+    load.wait_for_responses(10)
     load.stop()
     assert set(load.statuses) == {200}
     slowest = [writer.slowest for writer in load.writers]
