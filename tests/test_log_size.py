@@ -55,6 +55,26 @@ def test_a_log_that_another_program_holds_up_is_not_tried_again_for_every_write(
         assert statements == ["PRAGMA wal_checkpoint(TRUNCATE)"]
 
 
+def test_a_log_that_grows_again_is_tried_again(make_client, monkeypatch):
+    monkeypatch.setattr(todo, "WAL_LIMIT", 2**17)
+    client = make_client()
+    tasks = [("🦆" * 1000, True)] * 100
+    insert_tasks(client.db, tasks)
+    statements = []
+    client.application.database.file.checkpointer.set_trace_callback(statements.append)
+    with open_read(client.db):
+        client.create_task()
+        client.create_task()  # When this begins, the log was tried after the write before it.
+    with contextlib.closing(sqlite3.connect(client.db)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    client.create_task()
+    client.create_task()
+    assert statements == ["PRAGMA wal_checkpoint(TRUNCATE)"]
+    insert_tasks(client.db, tasks)
+    client.create_task()
+    wait_until("the log is tried again", lambda: len(statements) == 2)
+
+
 def test_a_failure_to_shorten_the_log_is_logged(make_client, monkeypatch, caplog):
     monkeypatch.setattr(todo, "WAL_LIMIT", 0)
     client = make_client()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import shutil
 import signal
@@ -272,6 +273,18 @@ def test_a_start_waits_while_another_program_lets_nobody_read(make_client, old_d
     assert applied_migrations(old_db) == MIGRATIONS
 
 
+def test_a_start_migrates_a_file_that_has_changed_while_it_waited(make_client, old_db):
+    with ThreadPoolExecutor() as threads:
+        with write_lock(old_db) as other:
+            start = threads.submit(make_client, TODO_DB=str(old_db))
+            wait_until("it waits", lambda: start.done() or is_waiting_for_sqlite(old_db))
+            other.execute("INSERT INTO task (name, done) VALUES ('late', 0)")
+            other.execute("COMMIT")
+        start.result(20)
+    assert applied_migrations(old_db) == MIGRATIONS
+    assert read_tasks(old_db)[-1]["name"] == "late"
+
+
 def test_a_new_file_is_not_created_without_the_lock(make_client, tmp_path):
     db = tmp_path / "new.db"
     with ThreadPoolExecutor() as threads:
@@ -328,6 +341,23 @@ def test_a_refused_start_closes_the_file_if_it_is_opened_after_all(empty_db, tmp
         asyncio.run(todo.Database.open(str(db)))
     wait_until("the writer thread has ended", lambda: count_writers() == writers)
     assert file_names(tmp_path) == ["todo.db", "todo.db-lock"]
+
+
+def test_a_refused_start_logs_nothing_when_its_thread_fails_later(old_db, monkeypatch, caplog):
+    monkeypatch.setattr(todo, "START_TIMEOUT", 0.1)
+    writers = count_writers()
+
+    def wait_for_the_thread():
+        wait_until("the writer thread has ended", lambda: count_writers() == writers)
+
+    async def start():
+        with workers_lock(old_db), pytest.raises(todo.StartRefused):
+            await todo.Database.open(str(old_db))
+        await asyncio.to_thread(wait_for_the_thread)
+
+    asyncio.run(start())
+    gc.collect()  # asyncio logs an exception that nobody has received when it is collected.
+    assert caplog.messages == []
 
 
 @slow

@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 
 import pytest
 from server import ROOT, ServerExited
@@ -273,6 +274,23 @@ def test_what_cannot_be_written_is_refused(make_server, empty_db, folder, comman
     folder.chmod(0o755)
     assert sentence == f"Cannot serve {db}: {reason.format(db=db)}"
     assert snapshot(folder) == before
+
+
+@slow
+def test_it_is_the_effective_user_who_must_be_allowed_to_write(empty_db, folder):
+    if os.geteuid() != 0:
+        pytest.skip("only root can change its effective user alone")
+    shutil.copy(empty_db, folder / "todo.db")
+    folder.chmod(0o777)
+    script = "import os, todo; os.seteuid(12345); todo.check_file('./todo.db')"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr.splitlines()[-1:] == ["OSError: ./todo.db cannot be written"]
 
 
 @pytest.mark.parametrize("db", ["old", "new"], indirect=True)

@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from assertions import assert_error, assert_tasks
+from assertions import assert_error, assert_task, assert_tasks
 from database import insert_tasks, read_tasks, write_lock
 from load import Load
 from server import paused
@@ -126,6 +126,23 @@ def test_only_a_lock_that_is_waited_for_now_takes_time_from_the_stop(make_client
         wait_until("the write waits", lambda: workers_lock.seconds_waited() > 0)
     assert create.result(10).status_code == 200
     assert workers_lock.seconds_waited() == 0
+
+
+def test_the_time_for_which_a_write_has_waited_is_taken_from_the_stop(make_client, monkeypatch):
+    """Otherwise 5 s of the write and 5 s of the stop would be 10 s together."""
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(todo, "STOP_TIMEOUT", 20)
+    client = make_client()
+    workers_lock = client.application.database.file.lock
+    with open(f"{client.db}-lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        create = client.begin("POST", "/tasks", json={"name": "milk", "done": False})
+        wait_until("the write waits", lambda: workers_lock.seconds_waited() > 0)
+        workers_lock.waiting_since -= 20  # as if it had waited for 20 s
+        started = time.monotonic()
+        client.stop()
+        assert time.monotonic() - started < 10
+    assert_task(create.result(10), {"name": "milk", "done": False, "id": 1}, location="/tasks/1")
 
 
 @slow
