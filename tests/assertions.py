@@ -80,6 +80,12 @@ def assert_page(response: httpx.Response, tasks: list[Task], **headers: str) -> 
     assert_json(response, [whole_task(task) for task in tasks], **headers)
 
 
+def assert_head(head: httpx.Response, response: httpx.Response) -> None:
+    """Assert that the response to HEAD has the status and the headers of the one to GET."""
+    assert_status(head, response.status_code)
+    assert_headers(head, headers_of(response))
+
+
 def assert_not_modified(response: httpx.Response, etag: str, **headers: str) -> None:
     """Assert that the response is 304 with this ETag."""
     assert_empty(response, 304, etag=etag, cache_control="no-cache", **headers)
@@ -160,7 +166,7 @@ def assert_json_body(response: httpx.Response, value: object) -> None:
 
 def assert_headers(response: httpx.Response, expected: dict[str, str]) -> None:
     """Assert that the response has these headers and no others, but for those of uvicorn."""
-    assert headers_of(response) == expected
+    assert headers_of(response) == expected, describe(response)
 
 
 def content_headers(response: httpx.Response) -> dict[str, str]:

@@ -24,7 +24,8 @@ class Client:
 
     The arguments are those of httpx. It takes the place of Starlette's TestClient, because tests
     need many requests at once on one event loop (`begin`), bodies that stall, and headers that
-    arrive byte for byte as they are written here.
+    arrive byte for byte as they are written here. The body of a response to HEAD is dropped on the
+    way here: that there is none is tested in test_http.py.
     """
 
     def __init__(self, portal: BlockingPortal, **settings: str) -> None:
@@ -60,6 +61,7 @@ class Client:
         and PATCH are sent as application/json unless `headers` has a content type; one that is
         empty is not sent at all. A header that is sent on several lines needs a list of pairs.
         """
+        assert target.startswith("/"), target
         pairs = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
         names = [name.lower() for name, _ in pairs]
         if method in ("POST", "PUT", "PATCH") and "content-type" not in names:

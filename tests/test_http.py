@@ -6,10 +6,10 @@ import pytest
 from assertions import (
     assert_empty,
     assert_error,
+    assert_head,
     assert_json,
     assert_status,
     assert_task,
-    headers_of,
 )
 from database import insert_tasks
 from load import Load
@@ -242,8 +242,7 @@ def test_head_has_the_headers_of_get_and_no_body(server, path, status):
         response = connection.read_response()
         assert_status(response, status)
         connection.send_request("HEAD", target)
-        head = connection.read_head()
-        assert (head.status_code, headers_of(head)) == (status, headers_of(response))
+        assert_head(connection.read_head(), response)
         assert_still_usable(connection)
 
 

@@ -49,6 +49,18 @@ def upgrade_to(protocol):
     return {"Connection": "Upgrade", "Upgrade": protocol, **AUTHORIZATION}
 
 
+def send_packets(connection, head, body, timing):
+    """Send a request in one packet, in two, or byte by byte, as far as the server takes it."""
+    packets = {
+        "one packet": [head + body],
+        "head first": [head, body],
+        "byte by byte": split(head + body, 1),
+    }
+    with contextlib.suppress(ConnectionError):  # The server may close before it has all.
+        for packet in packets[timing]:
+            connection.send(packet)
+
+
 def assert_exists(server, path):
     """Assert that the task at this path has not been deleted."""
     assert_status(server.request("GET", path, headers=AUTHORIZATION), 200)
@@ -77,15 +89,8 @@ def test_a_request_with_a_body_is_refused_and_its_body_never_runs(
     }
     headers, encoded_body = framings[framing]
     head = encode_request("POST", "/tasks", headers={**upgrade_to(protocol), **headers})
-    packets = {
-        "one packet": [head + encoded_body],
-        "head first": [head, encoded_body],
-        "byte by byte": split(head + encoded_body, 1),
-    }
     with Connection(server) as connection:
-        with contextlib.suppress(ConnectionError):  # The server may close before it has all.
-            for packet in packets[timing]:
-                connection.send(packet)
+        send_packets(connection, head, encoded_body, timing)
         assert_refused(connection)
     assert_exists(server, path)
 
@@ -113,15 +118,8 @@ def test_it_is_refused_whatever_the_method_and_the_path(server, path, method, ta
     head = encode_request(
         method, target, headers={**upgrade_to("h2c"), "Content-Length": str(len(body))}
     )
-    packets = {
-        "one packet": [head + body],
-        "head first": [head, body],
-        "byte by byte": split(head + body, 1),
-    }
     with Connection(server) as connection:
-        with contextlib.suppress(ConnectionError):  # The server may close before it has all.
-            for packet in packets[timing]:
-                connection.send(packet)
+        send_packets(connection, head, body, timing)
         response = connection.read_head()
         assert (response.status_code, response.headers["connection"]) == (400, "close")
         assert b"HTTP/1.1" not in connection.read_rest()
@@ -255,15 +253,8 @@ def test_nothing_behind_connect_runs(server, path, target, status, timing):
     body = encode_request("DELETE", path, headers=AUTHORIZATION)
     headers = {"Content-Length": str(len(body)), **AUTHORIZATION}
     head = encode_request("CONNECT", target, headers=headers)
-    packets = {
-        "one packet": [head + body],
-        "head first": [head, body],
-        "byte by byte": split(head + body, 1),
-    }
     with Connection(server) as connection:
-        with contextlib.suppress(ConnectionError):  # The server may close before it has all.
-            for packet in packets[timing]:
-                connection.send(packet)
+        send_packets(connection, head, body, timing)
         response = connection.read_response()
         assert (response.status_code, response.headers.get("connection")) == (status, "close")
         assert connection.read_rest() == b""
