@@ -379,13 +379,49 @@ class Resource(BaseRoute):
         return Match.FULL, {"path_params": found.groupdict()}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the operation for the method of a request, and send its answer."""
-        method = scope["method"]
+        """Send the response to a request (Starlette's router calls this).
+
+        If the request is cancelled, the response is a 503, and the cancellation is raised again.
+        """
+        request = TodoRequest(scope, receive)
+        try:
+            response = await self.respond(request)
+        except asyncio.CancelledError as error:
+            with contextlib.suppress(Exception):
+                await error_response(error)(scope, receive, send)
+            raise
+        try:
+            await response(scope, receive, send)
+        except ClientDisconnect:
+            pass
+        except RuntimeError as error:  # The server's, if the connection is lost.
+            log.error("A response broke off: %s", describe_error(error))
+        except Exception as error:  # The response has begun, so there cannot be another one.
+            log_error("A response broke off", error)
+
+    async def respond(self, request: TodoRequest) -> Response:
+        """Run the operation for a request; return its response, or the one to what it raised.
+
+        A body that the operation does not use is received and ignored before it runs.
+        """
+        app: Application = request.scope["app"]
+        method = request.scope["method"]
         operation = self.operations.get(method, self.refuse_method)
-        drops_body = method in self.operations and method not in METHODS_WITH_BODY
-        await respond(
-            operation, scope, receive, send, needs_token=self.needs_token, drops_body=drops_body
-        )
+        ignores_body = method in self.operations and method not in METHODS_WITH_BODY
+        try:
+            try:
+                if app.database is None:
+                    log.error(NOT_RUNNING)
+                    raise Refusal(503, NOT_RUNNING)
+                if self.needs_token and app.token is not None:
+                    check_token(request, app.token)
+                if ignores_body and request.announces_body():
+                    await drop_unused_body(request)
+                return await operation(request, app.database)
+            except Refusal as refusal:
+                return await refusal_response(request, refusal)
+        except Exception as error:
+            return error_response(error)
 
     async def get_options(self, request: TodoRequest, database: Database) -> Response:
         """Return the methods of this resource."""
@@ -396,18 +432,18 @@ class Resource(BaseRoute):
         raise Refusal(405, headers={"Allow": self.allow})
 
 
-class UnknownPath(BaseRoute):
-    """The last route: it matches every path, and the response is 404."""
+class UnknownPath(Resource):
+    """The last route: it matches every path and has no operation, so the response is 404."""
+
+    def __init__(self) -> None:
+        super().__init__("", tag="")
+        self.operations = {}
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Tell Starlette's router that any path will do."""
         return (Match.FULL if scope["type"] == "http" else Match.NONE), {}
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a request to a path that is no resource."""
-        await respond(self.refuse_path, scope, receive, send, needs_token=True, drops_body=False)
-
-    async def refuse_path(self, request: TodoRequest, database: Database) -> Response:
+    async def refuse_method(self, request: TodoRequest, database: Database) -> Response:
         """Raise Refusal (404)."""
         raise Refusal(404)
 
@@ -437,50 +473,6 @@ ROUTES = [  # Starlette tries them in this order: the busiest come first.
 ]
 
 
-async def respond(
-    operation: Operation,
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    *,
-    needs_token: bool,
-    drops_body: bool,
-) -> None:
-    """Run an operation and send its response, or the response to what it raised.
-
-    With `drops_body`, a body is received and ignored before the operation runs. If the request is
-    cancelled, a 503 is sent, and the cancellation is raised again.
-    """
-    app: Application = scope["app"]
-    request = TodoRequest(scope, receive)
-    try:
-        try:
-            if app.database is None:
-                log.error(NOT_RUNNING)
-                raise Refusal(503, NOT_RUNNING)
-            if needs_token and app.token is not None:
-                check_token(request, app.token)
-            if drops_body and request.announces_body():
-                await drop_unused_body(request)
-            response = await operation(request, app.database)
-        except Refusal as refusal:
-            response = await refusal_response(request, refusal)
-    except asyncio.CancelledError as error:
-        with contextlib.suppress(Exception):
-            await error_response(error)(scope, receive, send)
-        raise
-    except Exception as error:
-        response = error_response(error)
-    try:
-        await response(scope, receive, send)
-    except ClientDisconnect:
-        pass
-    except RuntimeError as error:  # The server's, if the connection is lost.
-        log.error("A response broke off: %s", describe_error(error))
-    except Exception as error:  # The response has begun, so there cannot be another one.
-        log_error("A response broke off", error)
-
-
 class StartRefused(Exception):
     """The server cannot start. The text is one sentence that names the setting or the file."""
 
@@ -508,7 +500,7 @@ class Application(Starlette):
     def build_middleware_stack(self) -> ASGIApp:
         """Return the router inside the middleware that was added.
 
-        Starlette's two layers for errors are left out, because `respond` handles every error. See
+        Starlette's two layers for errors are left out, because `Resource` handles every error. See
         "Shortcuts" above.
         """
         app: ASGIApp = self.router.app
@@ -776,7 +768,7 @@ class Invalid(Exception):
 
 
 class Refusal(HTTPException):
-    """An error that is raised before the body is read; `respond` drops the body first."""
+    """An error that is raised before the body is read; `Resource` drops the body first."""
 
 
 def validate_new_task(body: object, entries: Sequence[Entry] = ()) -> Values:
