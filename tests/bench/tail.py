@@ -7,6 +7,7 @@ that counts what they share several times.
 """
 
 import argparse
+import shutil
 import statistics
 import tempfile
 import time
@@ -14,8 +15,9 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import report
+import yoyo
 from load import finish_wrk, start_wrk
-from servers import Server, insert_tasks, memory_mb, prepare, say, serving
+from servers import ROOT, Server, insert_tasks, memory_mb, prepare, say, serving
 
 LOADS = {  # connections by kind of request
     "64 writers": {"create": 64},
@@ -48,6 +50,26 @@ def measure_start(db: Path) -> float:
         return time.perf_counter() - start
 
 
+def create_old_file(db: Path, tasks: int) -> None:
+    """Create a file with tasks that has had only the first migration."""
+    with yoyo.get_backend(f"sqlite:///{db}") as backend:
+        backend.apply_migrations(yoyo.read_migrations(str(ROOT / "migrations"))[:1])
+    insert_tasks(db, tasks)
+
+
+def measure_migrations(folder: Path, options: argparse.Namespace) -> list[float]:
+    """Return the seconds of starts that migrate an old file with the tasks in it."""
+    original, db = folder / "original.db", folder / "old.db"
+    create_old_file(original, options.tasks)
+    times = []
+    for _ in range(options.rounds):
+        shutil.copy(original, db)
+        times.append(measure_start(db))
+    original.unlink()
+    db.unlink()
+    return times
+
+
 def measure_starts(folder: Path, options: argparse.Namespace) -> list[list[str]]:
     """Return table rows of starts; leaves folder/todo.db with the tasks in it."""
     say("starts")
@@ -58,7 +80,13 @@ def measure_starts(folder: Path, options: argparse.Namespace) -> list[list[str]]
     empty = [measure_start(db) for _ in numbers]
     insert_tasks(db, options.tasks)
     full = [measure_start(db) for _ in numbers]
-    files = {"new file": new, "empty file": empty, f"file with {options.tasks:,} tasks": full}
+    old = measure_migrations(folder, options)
+    files = {
+        "new file": new,
+        "empty file": empty,
+        f"file with {options.tasks:,} tasks": full,
+        "such a file that must be migrated": old,
+    }
     return [
         [name, f"{statistics.median(times):.2f} s", f"{max(times):.2f} s"]
         for name, times in files.items()
