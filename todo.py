@@ -13,7 +13,7 @@ configure it, and none is required:
 
 An operation validates a request, runs a statement of sql/, and responds with the JSON that SQLite
 made. Reads are short and run on the event loop. Writes run in a thread of their own, which commits
-all that are waiting in one transaction, synced to disk, before any of them is answered.
+all waiting writes together, in one transaction that is synced to disk before any is answered.
 
 The sections, in this order: settings, operations, routes and the application, requests, responses,
 database, documentation.
@@ -75,13 +75,13 @@ except ImportError:  # Windows has no flock: use one worker there.
 
 NAME_LIMIT = 1000  # characters; so the largest page, 1,000 tasks, has at most 6 MB
 BODY_LIMIT = 2**20  # bytes; a task needs less than 13 kB, however it is escaped
-DROP_LIMIT = 2**24  # bytes of a refused body to receive, so that its client reads the response
+DROP_LIMIT = 2**24  # bytes of a body to receive and ignore, so that its client reads the response
 BODY_TIMEOUT = 30.0  # seconds for a whole body, so that a slow client cannot hold a connection
 BODY_PAUSE = 10.0  # seconds that may pass between two parts of a body
-WRITE_TIMEOUT = 5.0  # seconds after which a write fails that has not begun
+WRITE_TIMEOUT = 5.0  # seconds; a write that has not begun by then fails
 READ_TIMEOUT = 0.1  # seconds that a read waits for SQLite's locks, which hardly ever happens
 CHECKPOINT_TIMEOUT = 0.1  # seconds that a checkpoint waits for readers; writes wait with it
-START_TIMEOUT = 30.0  # seconds that a startup waits for locks, unless they are for a migration
+START_TIMEOUT = 30.0  # seconds that a startup waits for locks, without another one's migration
 STOP_TIMEOUT = 5.0  # seconds that a shutdown waits for the writer thread
 LIST_PIECE = 300  # tasks that are read at a time, which takes 1 ms
 WHOLE_LIST = 300  # the most tasks in a list that is not streamed and has an ETag
@@ -109,7 +109,7 @@ async def create_task(request: TodoRequest, database: Database) -> Response:
     """Create a task, or return the one that the same Idempotency-Key has created."""
     key = request.header(b"idempotency-key")
     body = await read_json(request)
-    fields = validate_new_task(body, validate_key(key))
+    fields = validate_new_task(body, faults_of_key(key))
     digest = None if key is None else digest_fields(fields)
     result = await database.write("create_task", {**fields, "key": key, "digest": digest})
     if not result.row:
@@ -134,7 +134,7 @@ async def list_tasks(request: TodoRequest, database: Database) -> Response:
         next_query = urlencode([*others, ("after", id_of(page[-1]))])
         link = f'<{base_path(request)}/tasks?{next_query}>; rel="next"'  # RFC 8288, section 3
         return list_response(request, page, link)
-    check_preconditions(request, etag=None)
+    check_preconditions(request, etag=None)  # A stream has no ETag: only `*` matches.
     stream = stream_tasks(request, database, query, tasks)
     return StreamingResponse(stream, media_type="application/json")
 
@@ -153,7 +153,7 @@ async def delete_tasks(request: TodoRequest, database: Database) -> Response:
         else:
             entries.append(EXTRA_FORBIDDEN.entry(["query", name], value))
     values = validate("query", parameters, DELETE_PARAMETERS, entries)
-    check_preconditions(request, etag=None)
+    check_preconditions(request, etag=None)  # The tasks to delete have no ETag: only `*` matches.
     result = await database.write("delete_tasks", values)
     return JSONText(str(result.changed))
 
@@ -247,7 +247,7 @@ async def find_tasks(
     """Return the JSON of the first tasks that match a query.
 
     These are `wanted` tasks, or all that match if there are fewer; with `q` there can be more.
-    Without `q` they come from one statement, so they were in the table together.
+    Without `q` they come from one statement, so they are a consistent snapshot.
     """
     if query.q is None:
         return read_piece(database, query, wanted).tasks
@@ -343,9 +343,16 @@ def id_of(task: str) -> int:
 Operation = Callable[["TodoRequest", "Database"], Awaitable[Response]]
 
 METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
-
-
 ID_SEGMENT = r"(?P<id>[^/\n]+)"  # A path that ends in a newline is no route.
+
+NOT_RUNNING = (
+    "The application is not running, because its lifespan is not: serve it without --lifespan off, "
+    "enter its lifespan where it is mounted, or use TestClient in a `with` statement"
+)
+UPGRADE_WITH_BODY = (
+    "A request with a body must not offer an upgrade: leave out the Upgrade header "
+    "(in Java, set HttpClient.Version.HTTP_1_1)"
+)
 
 
 class Resource(BaseRoute):
@@ -394,13 +401,13 @@ class Resource(BaseRoute):
             await response(scope, receive, send)
         except ClientDisconnect:
             pass
-        except RuntimeError as error:  # The server's, if the connection is lost.
+        except RuntimeError as error:  # uvloop raises it when the connection is lost.
             log.error("A response broke off: %s", describe_error(error))
         except Exception as error:  # The response has begun, so there cannot be another one.
             log_error("A response broke off", error)
 
     async def respond(self, request: TodoRequest) -> Response:
-        """Run the operation for a request; return its response, or the one to what it raised.
+        """Run the operation for a request; return its response, or the one to its exception.
 
         A body that the operation does not use is received and ignored before it runs.
         """
@@ -473,6 +480,15 @@ ROUTES = [  # Starlette tries them in this order: the busiest come first.
 ]
 
 
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+ORIGIN = re.compile(
+    r"[a-z][a-z0-9+.-]*://"  # the scheme
+    r"([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])"  # the host
+    r"(:[1-9][0-9]*)?"  # the port
+)
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
 class StartRefused(Exception):
     """The server cannot start. The text is one sentence that names the setting or the file."""
 
@@ -483,7 +499,8 @@ class Application(Starlette):
     def __init__(self, environ: Mapping[str, str]) -> None:
         super().__init__(routes=[*ROUTES, UnknownPath()], lifespan=lifespan)
         self.database_path = environ.get("TODO_DB") or "todo.db"
-        self.token = environ.get("TODO_TOKEN")
+        token = environ.get("TODO_TOKEN")
+        self.token = None if token is None else token.strip(" \t\r\n")
         origins = environ.get("TODO_CORS_ORIGINS", "").split(",")
         self.origins = [origin.strip() for origin in origins if origin.strip()]
         self.database: Database | None = None  # None unless the lifespan is running
@@ -538,25 +555,14 @@ class Application(Starlette):
             )
         if CONTROL_CHARACTER.search(self.database_path):
             raise StartRefused(f"TODO_DB: {self.database_path!r} has a control character in it")
-        if self.token is not None:
-            token = self.token.strip()
-            if not token or CONTROL_CHARACTER.search(token):
-                raise StartRefused("TODO_TOKEN is empty or has a control character in it")
+        if self.token is not None and (not self.token or CONTROL_CHARACTER.search(self.token)):
+            raise StartRefused("TODO_TOKEN is empty or has a control character in it")
         for origin in self.origins:
             if origin != "*" and not is_origin(origin):
                 raise StartRefused(
                     f"TODO_CORS_ORIGINS: {origin!r} is not an origin as browsers send it, "
                     "such as https://example.com or http://localhost:3000"
                 )
-
-
-CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-ORIGIN = re.compile(
-    r"[a-z][a-z0-9+.-]*://"  # the scheme
-    r"([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])"  # the host
-    r"(:[1-9][0-9]*)?"  # the port
-)
-DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def is_origin(text: str) -> bool:
@@ -608,14 +614,6 @@ KEY_LOC = ["header", "idempotency-key"]
 TRUE_WORDS = ("true", "t", "yes", "y", "on", "1")
 FALSE_WORDS = ("false", "f", "no", "n", "off", "0")
 
-NOT_RUNNING = (
-    "The application is not running, because its lifespan is not: serve it without --lifespan off, "
-    "enter its lifespan where it is mounted, or use TestClient in a `with` statement"
-)
-UPGRADE_WITH_BODY = (
-    "A request with a body must not offer an upgrade: leave out the Upgrade header "
-    "(in Java, set HttpClient.Version.HTTP_1_1)"
-)
 NOT_JSON = "Send JSON with the header Content-Type: application/json (curl --json does)"
 UNREADABLE = "There was an error parsing the body"
 TOO_LARGE = f"The body is larger than {BODY_LIMIT} bytes: send less"
@@ -626,8 +624,9 @@ Schema = dict[str, Any]  # a JSON Schema; the checks below read its keywords
 Values = dict[str, Any]  # checked values by their names
 Entry = dict[str, object]  # an entry in the detail of a 422
 
-# The fields of a task that clients write. A new field should have a "default", which makes it one
-# that may be left out: clients that do not know it go on working.
+# The fields of a task that clients write. A new field also needs a migration, and a place in three
+# statements of sql/: .github/CONTRIBUTING.md has an example. It should have a "default", so that it
+# may be left out: clients that do not know it go on working.
 FIELDS: dict[str, Schema] = {
     "name": {
         "type": "string",
@@ -722,7 +721,7 @@ class ListQuery(NamedTuple):
     done: int | None = None
     q: str | None = None
     limit: int | None = None
-    sort: str = "id"
+    sort: str = LIST_PARAMETERS["sort"]["default"]
     after: int | None = None
 
 
@@ -793,7 +792,7 @@ def validate_list_query(parameters: Mapping[str, str]) -> ListQuery:
     return ListQuery(**validate("query", parameters, present))
 
 
-def validate_key(key: str | None) -> list[Entry]:
+def faults_of_key(key: str | None) -> list[Entry]:
     """Return an entry for the fault in an Idempotency-Key, if one is sent and has a fault."""
     if key is None or re.fullmatch(KEY_PATTERN, key):
         return []
@@ -922,9 +921,7 @@ def check_token(request: TodoRequest, token: str) -> None:
     """Raise Refusal (401) if a request lacks the token (RFC 6750, section 2.1)."""
     authorization = request.header(b"authorization") or ""
     scheme, _, sent = authorization.partition(" ")
-    is_same = secrets.compare_digest(
-        sent.strip(" \t").encode("latin-1"), os.fsencode(token).strip()
-    )
+    is_same = secrets.compare_digest(sent.strip(" \t").encode("latin-1"), os.fsencode(token))
     if scheme.lower() != "bearer" or not is_same:
         raise Refusal(401, "Not authenticated", {"WWW-Authenticate": "Bearer"})
 
@@ -1280,9 +1277,10 @@ async def send_and_close(send: Send, message: Message) -> None:
 #   page). In WAL mode a read does not wait for writers. The loop must not write, and must not leave
 #   a statement unfinished: an open read keeps SQLite from truncating its write-ahead log, the WAL.
 #
-#   The writer thread owns `writer`, and `checkpointer`, which truncates the WAL. These are two,
-#   because a checkpoint may wait 0.1 s for readers, but a transaction 5 s for other programs. The
-#   thread alone waits for locks. It also opens, migrates and closes the file.
+#   The writer thread owns `writer`, and `checkpointer`, which truncates the WAL. They are two
+#   connections because their time-outs differ: a checkpoint waits 0.1 s for readers, a transaction
+#   5 s for other programs. The thread alone waits for locks. It also opens, migrates and closes the
+#   file.
 #
 # The life of a write:
 #
@@ -1311,10 +1309,12 @@ async def send_and_close(send: Send, message: Message) -> None:
 #   locked     Otherwise the thread waits for the workers' lock. After 30 s the event loop gives up
 #              the startup, but not while a note in the lock's file says that a migration runs.
 #   migrated   All migrations are applied in one transaction. If that fails, or the process is
-#              killed, the file is as it was, and files that were created are removed again.
+#              killed, the tasks are as they were. A startup that fails removes the files that it
+#              has created; the next startup uses those that a killed one has left.
 #
-# The workers' lock is acquired before SQLite's, for every write, migration and checkpoint. (Only
-# the close of the last connection checkpoints without it.) It exists because SQLite's lock has no
+# The workers' lock is acquired before SQLite's, for every write, migration and checkpoint. (One
+# exception: the first connection of a startup may checkpoint what a killed process has left, when
+# it is closed and no other process has the file open.) It exists because SQLite's lock has no
 # queue, so that a worker could starve, and because SQLite before 3.51.3 can corrupt a file if one
 # process commits while another one checkpoints (sqlite.org/wal.html#walresetbug). The kernel
 # releases it when a process ends.
@@ -1366,7 +1366,7 @@ class Database:
     async def open(cls, path: str) -> Database:
         """Open a database file, which is created and migrated if necessary.
 
-        Raises StartRefused, also if other processes hold the locks that a migration needs for
+        Raises StartRefused, also if a migration is necessary and other processes hold its locks for
         START_TIMEOUT. The time that another process needs for a migration does not count.
         """
         try:
@@ -1374,23 +1374,24 @@ class Database:
         except FileNotFoundError:
             reason = "the working directory does not exist any more"
             raise StartRefused(f"Cannot serve {path}: {reason}") from None
+        real_path = os.path.realpath(path)
         thread = WriterThread(path)
         thread.start()
         try:
             deadline = thread.loop.time() + START_TIMEOUT
             while not thread.opened.done():
                 await asyncio.wait([thread.opened], timeout=START_TIMEOUT / 10)
-                if is_migration_noted(path):
+                if is_migration_noted(real_path):
                     deadline = thread.loop.time() + START_TIMEOUT
                 elif thread.loop.time() > deadline and thread.try_to_give_up():
-                    raise OSError(f"another process holds {path}-lock, or has locked the file")
+                    lock = f"{real_path}-lock"
+                    raise OSError(f"another process holds {lock}, or has locked the file")
             file = await thread.opened
         except BaseException as error:
             thread.queue.put(None)  # Should the file be opened after all, it is closed again.
             thread.opened.cancel()
             if not isinstance(error, Exception):
                 raise
-            real_path = os.path.realpath(path)
             raise StartRefused(f"Cannot serve {real_path}: {reason_of(error)}") from error
         return cls(file, thread)
 
@@ -1423,9 +1424,10 @@ class Database:
             timer.cancel()
 
     def check_health(self) -> None:
-        """Raise OSError if tasks cannot be read or the writer thread has ended.
+        """Raise OSError if the file was moved, its tasks cannot be read, or the thread has ended.
 
-        Nothing is written. Every error is an OSError, so that the response is a 503.
+        Nothing is written, and a thread that waits for a lock is healthy. Every error is an
+        OSError, so that the response is a 503.
         """
         self.file.check_identity()
         if not self.thread.is_alive():
@@ -1438,8 +1440,9 @@ class Database:
     async def close(self) -> None:
         """Finish the writes that are queued, and close the file.
 
-        This waits STOP_TIMEOUT at most, less the time for which the thread has been waiting for the
-        workers' lock. After that the file is left open.
+        This waits STOP_TIMEOUT at most; after that the file is left open. The time for which the
+        thread has been waiting for the workers' lock counts: the server has waited for the writes
+        behind it already.
         """
         self.reader.close()
         self.thread.queue.put(None)
@@ -1543,11 +1546,12 @@ class WriterThread(threading.Thread):
                 self.prepare_file(path, lock)
                 file = DatabaseFile(path, self.given_path)
             except BaseException:
-                if is_new:
-                    remove_files(path, f"{path}-journal", f"{path}-wal", f"{path}-shm")
-                # Without a -shm, no worker has the file open, so none uses the lock's file.
-                if lock.is_new and not os.path.exists(f"{path}-shm"):
-                    remove_files(lock.path)
+                # With a -shm, another process has opened the file by now: leave it.
+                if not os.path.exists(f"{path}-shm"):
+                    if is_new:
+                        remove_files(path, f"{path}-journal", f"{path}-wal")
+                    if lock.is_new:
+                        remove_files(lock.path)
                 raise
             # A migration can leave a long WAL. If this fails, writes will try it again.
             with contextlib.suppress(sqlite3.Error):
@@ -1626,15 +1630,17 @@ class WriterThread(threading.Thread):
         deliveries: list[Delivery] = []
         busy: Exception | None = None
         for write in group:
-            outcome: object = busy
-            if busy is None:
-                try:
-                    with file.transaction():
-                        outcome = file.execute(write)
-                except Exception as error:
-                    outcome = error
-                    if primary_code(error) == sqlite3.SQLITE_BUSY:
-                        busy = error
+            if busy is not None:
+                deliveries.append(Delivery(write.future, busy))
+                continue
+            outcome: object
+            try:
+                with file.transaction():
+                    outcome = file.execute(write)
+            except Exception as error:
+                outcome = error
+                if primary_code(error) == sqlite3.SQLITE_BUSY:
+                    busy = error
             deliveries.append(Delivery(write.future, outcome))
         return deliveries
 
@@ -1699,7 +1705,7 @@ class DatabaseFile:
                 connection.execute(SQL["get_health"]).fetchall()
             self.lock = opened.enter_context(WorkersLock(path))
             self.identity = self.read_identity()
-            self.resources = opened.pop_all()
+            opened.pop_all()  # Every step has succeeded: leave all open, until `close`.
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -1710,7 +1716,7 @@ class DatabaseFile:
         if self.writer.in_transaction:  # A ROLLBACK has failed.
             self.writer.rollback()
         self.writer.execute("BEGIN IMMEDIATE")
-        with self.writer:
+        with self.writer:  # This commits, or rolls back.
             self.check_identity()  # now, because BEGIN may have waited for other programs
             yield
 
@@ -1766,14 +1772,13 @@ class DatabaseFile:
 
         This checkpoints, because SQLite does not when it closes a file that was renamed.
         """
-        with self.lock.held():
+        with self.lock, self.lock.held():
             try:
                 if not self.checkpoint():
                     log.warning("%s-wal remains: another program is using the file", self.path)
             finally:  # Under the lock, because closing the last connection checkpoints.
-                self.checkpointer.close()
-                self.writer.close()
-        self.resources.close()
+                for connection in (self.reader, self.checkpointer, self.writer):
+                    connection.close()
 
 
 class WorkersLock:
@@ -1846,7 +1851,7 @@ def remove_files(*paths: str) -> None:
 def is_migration_noted(database_path: str) -> bool:
     """Return whether the lock of a file is held for a migration, as the note in it says."""
     try:
-        return Path(f"{os.path.realpath(database_path)}-lock").read_text() == MIGRATION_NOTE
+        return Path(f"{database_path}-lock").read_text() == MIGRATION_NOTE
     except OSError:
         return False
 
@@ -1877,13 +1882,13 @@ def connect(path: str, timeout: float) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=timeout, isolation_level=None, check_same_thread=False
     )
-    connection.execute(
-        "PRAGMA fullfsync = ON"
-    )  # On macOS, fsync() leaves data in the drive's cache.
+    # On macOS, fsync() leaves data in the drive's cache.
+    connection.execute("PRAGMA fullfsync = ON")
     return connection
 
 
-SMALLEST_DATABASE = 512  # bytes; SQLite overwrites some files that are smaller
+# bytes: SQLite takes some smaller files for empty ones, and would overwrite them.
+SMALLEST_DATABASE = 512
 
 
 def check_file(path: str) -> None:
@@ -2135,7 +2140,7 @@ IDEMPOTENCY_KEY: Schema = {
     "type": "string",
     "pattern": KEY_PATTERN,
     "description": "A new name for this request. It makes the request safe to repeat: with the "
-    "same key and the same body, no second task is created",
+    "same key and the same body, no second task is created as long as the first one exists",
 }
 IF_MATCH: Schema = {
     "type": "string",

@@ -717,7 +717,7 @@ def test_health_is_503_once_the_writer_thread_has_ended(make_client, caplog):
     assert_error(client.get("/healthz"), 503, UNAVAILABLE)
     assert_logged_in_one_line(caplog, "the writer thread has ended")
     assert_json(client.get("/info"), "starlette")
-    database.file.resources.close()
+    database.file.close()
 
 
 def test_head_of_health_is_503_too(make_client):
