@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from anyio.from_thread import BlockingPortal
 from assertions import assert_status, json_bytes
 from database import write_lock
@@ -17,6 +19,11 @@ from database import write_lock
 import todo
 
 Headers = Mapping[str, str] | Sequence[tuple[str, str]]
+
+# The routes that read a body. For PUT and PATCH to succeed, a test creates a task first.
+on_every_route_with_a_body = pytest.mark.parametrize(
+    ("method", "target"), [("POST", "/tasks"), ("PUT", "/tasks/1"), ("PATCH", "/tasks/1")]
+)
 
 
 class Client:
@@ -32,7 +39,7 @@ class Client:
         self.portal = portal
         self.db = Path(settings["TODO_DB"])
         self.application = todo.Application(settings)
-        self.app: Any = self.application  # What is called: a test may wrap it in a middleware.
+        self.app: Any = self.application  # It gets the requests: a test may wrap the application.
         self.exit_stack = contextlib.ExitStack()
 
     def start(self) -> Client:
@@ -109,12 +116,6 @@ class Client:
             yield
             self.get("/info")  # When this is answered, the requests before it wait for the lock.
 
-    def request_with_body(self, **named: Any) -> Iterator[httpx.Response]:
-        """Send the same body to each route that reads one; yield the responses."""
-        yield self.request("POST", "/tasks", **named)
-        yield self.request("PATCH", "/tasks/1", **named)
-        yield self.request("PUT", "/tasks/1", **named)
-
     def create_task(
         self, name: str = "milk", done: bool = False, headers: Headers = ()
     ) -> httpx.Response:
@@ -130,3 +131,13 @@ class Client:
         assert_status(response, 200)
         tasks: list[dict[str, Any]] = response.json()
         return tasks
+
+
+async def stalling(beginning: bytes = b"") -> AsyncIterator[bytes]:
+    """Yield the beginning of a body, if it has one, and then nothing for 5 s.
+
+    It ends then, so that a server that waits for it fails a test and no more.
+    """
+    if beginning:
+        yield beginning
+    await asyncio.sleep(5)
