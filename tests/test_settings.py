@@ -83,20 +83,19 @@ def test_a_token_that_no_client_could_send_is_refused(make_client, token):
 
 
 @pytest.mark.parametrize(
-    ("setting", "token"),
+    "token",
     [
-        ("secret", "secret"),
-        ("secret\n", "secret"),  # as in a file that ends with a line break
-        (" secret ", "secret"),
-        ("a b", "a b"),
-        ("voilà", "voilà"),
-        ("秘密", "秘密"),
+        "secret",
+        "secret\n",  # as in a file that ends with a line break
+        "secret\r\n",
+        " secret ",
+        "\tsecret",
     ],
 )
-def test_any_other_token_is_required(make_client, setting, token):
-    client = make_client(TODO_TOKEN=setting)
+def test_white_space_around_a_token_is_no_part_of_it(make_client, token):
+    client = make_client(TODO_TOKEN=token)
     assert_error(client.get("/tasks"), 401, "Not authenticated")
-    assert_page(client.get("/tasks", headers={"Authorization": f"Bearer {token}"}), [])
+    assert_page(client.get("/tasks", headers={"Authorization": "Bearer secret"}), [])
 
 
 # TODO_CORS_ORIGINS
@@ -153,7 +152,7 @@ def test_what_no_browser_sends_as_an_origin_is_refused(make_client, origin):
         "https://sub-domain.a.example",
         "https://xn--bcher-kva.example",
         "http://localhost",
-        "http://localhost:3000",
+        "http://a:6555",
         "http://127.0.0.1",
         "http://[::1]:3000",
         "http://a.example:443",
@@ -164,10 +163,24 @@ def test_what_no_browser_sends_as_an_origin_is_refused(make_client, origin):
     ],
 )
 def test_what_browsers_send_as_an_origin_is_accepted(make_client, origin):
-    client = make_client(TODO_CORS_ORIGINS=f"https://b.example, {origin},")
+    client = make_client(TODO_CORS_ORIGINS=origin)
     response = client.get("/info", headers={"Origin": origin})
     assert_json(
         response,
+        "starlette",
+        access_control_allow_origin=origin,
+        access_control_expose_headers="ETag, Link, Location, Retry-After",
+        vary="Origin",
+    )
+
+
+@pytest.mark.parametrize("origin", ["https://a.example", "http://localhost:3000"])
+@pytest.mark.parametrize("separator", [",", ", ", " , ", ",,"])
+def test_origins_are_separated_by_commas(make_client, separator, origin):
+    origins = f"https://a.example{separator}http://localhost:3000{separator}"
+    client = make_client(TODO_CORS_ORIGINS=origins)
+    assert_json(
+        client.get("/info", headers={"Origin": origin}),
         "starlette",
         access_control_allow_origin=origin,
         access_control_expose_headers="ETag, Link, Location, Retry-After",
