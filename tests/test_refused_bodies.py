@@ -7,15 +7,15 @@ up to 16 MiB. A client that sends `Expect: 100-continue` is refused before it se
 import shutil
 
 import pytest
-from assertions import assert_error, assert_json, assert_status
+from assertions import assert_error, assert_status, assert_task
 from server import Server
-from wire import Connection, encode_chunks, encode_request, split
+from wire import Connection, assert_still_usable, encode_chunks, encode_request, split
 
 BODY = b'{"name":"milk","done":false}'
 CHUNKED = {"Transfer-Encoding": "chunked"}
 MIB = 2**20
 TOKEN = {"Authorization": "Bearer secret"}
-TEXT = {"Authorization": "Bearer secret", "Content-Type": "text/plain"}
+TOKEN_AND_TEXT = {"Authorization": "Bearer secret", "Content-Type": "text/plain"}
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +24,8 @@ def server(empty_db, tmp_path_factory):
     db = shutil.copy(empty_db, tmp_path_factory.mktemp("refused"))
     server = Server(db, TODO_TOKEN="secret")
     yield server
-    server.stop()
+    server.stop()  # Afterwards the whole log has been read.
     assert "ERROR" not in server.log
-
-
-def assert_still_usable(connection):
-    """Assert that another request on this connection gets its own response."""
-    connection.send_request("GET", "/info", headers=TOKEN)
-    assert_json(connection.read_response(), "starlette")
 
 
 NOT_JSON = "Send JSON with the header Content-Type: application/json (curl --json does)"
@@ -47,25 +41,25 @@ REFUSED = pytest.mark.parametrize(
         pytest.param("POST", "/nothing", TOKEN, 404, "Not Found", {}, id="unknown path"),
         pytest.param("POST", "/info", TOKEN, 405, "Method Not Allowed", ALLOW, id="wrong method"),
         pytest.param("POST", "/docs", {}, 405, "Method Not Allowed", ALLOW, id="open path"),
-        pytest.param("POST", "/tasks", TEXT, 415, NOT_JSON, {}, id="POST text"),
-        pytest.param("PUT", "/tasks/1", TEXT, 415, NOT_JSON, {}, id="PUT text"),
-        pytest.param("PATCH", "/tasks/1", TEXT, 415, NOT_JSON, {}, id="PATCH text"),
+        pytest.param("POST", "/tasks", TOKEN_AND_TEXT, 415, NOT_JSON, {}, id="POST text"),
+        pytest.param("PUT", "/tasks/1", TOKEN_AND_TEXT, 415, NOT_JSON, {}, id="PUT text"),
+        pytest.param("PATCH", "/tasks/1", TOKEN_AND_TEXT, 415, NOT_JSON, {}, id="PATCH text"),
     ],
 )
 
 
 @REFUSED
-def test_the_connection_can_be_used_again(
+def test_the_connection_can_be_used_again_after_a_refusal(
     server, method, path, headers, status, detail, response_headers
 ):
     with Connection(server) as connection:
         connection.send_request(method, path, BODY.ljust(2 * MIB), headers)
         assert_error(connection.read_response(), status, detail, **response_headers)
-        assert_still_usable(connection)
+        assert_still_usable(connection, TOKEN)
         chunks = encode_chunks(*split(BODY.ljust(MIB), 50_000))
         connection.send_request(method, path, chunks, {**CHUNKED, **headers})
         assert_error(connection.read_response(), status, detail, **response_headers)
-        assert_still_usable(connection)
+        assert_still_usable(connection, TOKEN)
 
 
 @REFUSED
@@ -94,7 +88,8 @@ def test_a_refused_body_is_not_kept_in_memory(make_server):
     chunks = encode_chunks(*split(BODY.ljust(15 * MIB), MIB))
     with Connection(server) as connection:
         connection.send_request("POST", "/tasks", BODY)
-        assert_status(connection.read_response(), 200)
+        milk = {"name": "milk", "done": False, "id": 1}
+        assert_task(connection.read_response(), milk, location="/tasks/1")
         server.forget_peak_memory()
         before = server.peak_memory()
         connection.send_request("POST", "/tasks", chunks, CHUNKED)
@@ -131,15 +126,16 @@ def test_a_client_that_asks_first_is_told_at_once_that_its_body_is_too_large(ser
         assert connection.read_rest() == b""
 
 
-def test_what_a_refused_client_sends_all_the_same_is_no_request(server):
-    headers = {"Expect": "100-continue", "Content-Type": "text/plain", **TOKEN}
+def test_what_a_refused_client_sends_all_the_same_is_not_taken_for_a_request(server):
+    headers = {"Expect": "100-continue", **TOKEN_AND_TEXT}
     created = server.request("POST", "/tasks", json={"name": "milk", "done": False}, headers=TOKEN)
-    body = encode_request("DELETE", created.headers["location"], headers=TOKEN)
+    target = created.headers["location"]
+    body = encode_request("DELETE", target, headers=TOKEN)
     with Connection(server) as connection:
         connection.send_request("POST", "/tasks", body, headers)
-        assert_status(connection.read_response(), 415)
+        assert_error(connection.read_response(), 415, NOT_JSON, connection="close")
         assert connection.read_rest() == b""
-    assert_status(server.request("GET", created.headers["location"], headers=TOKEN), 200)
+    assert_task(server.request("GET", target, headers=TOKEN), created.json())
 
 
 @pytest.mark.parametrize("expect", ["100-continue", "100-Continue"])
@@ -156,5 +152,8 @@ def test_a_client_that_asks_first_may_go_on(server, expect, framing, body):
         connection.send_request("POST", "/tasks", headers=headers)
         assert connection.read_head().status_code == 100
         connection.send(body)
-        assert_status(connection.read_response(), 200)
-        assert_still_usable(connection)
+        response = connection.read_response()
+        assert_status(response, 200)
+        id = response.json()["id"]
+        assert_task(response, {"name": "milk", "done": False, "id": id}, location=f"/tasks/{id}")
+        assert_still_usable(connection, TOKEN)

@@ -10,6 +10,7 @@ from http.client import parse_headers
 from typing import Self
 
 import httpx
+from assertions import assert_json
 from server import Server
 
 
@@ -89,6 +90,12 @@ class Connection:
         with contextlib.suppress(ConnectionError):
             return self.file.read()
         return b""
+
+
+def assert_still_usable(connection: Connection, headers: Mapping[str, str] = {}) -> None:
+    """Assert that another request on this connection, with these headers, gets its response."""
+    connection.send_request("GET", "/info", headers=headers)
+    assert_json(connection.read_response(), "starlette")
 
 
 def encode_request(
