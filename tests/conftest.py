@@ -133,7 +133,7 @@ def make_server(empty_db, tmp_path):
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """A server that tests share which do not mind what else is in its file."""
+    """A server without settings, shared by tests for which it does not matter what its file has."""
     server = Server(tmp_path_factory.mktemp("server") / "todo.db")
     yield server
     server.stop()

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from assertions import whole_task
+from assertions import assert_status, headers_of, whole_task
 from database import insert_tasks
 
 import todo
@@ -61,11 +61,14 @@ def run_command(page, operation_id, **environment):
     return json.loads(completed.stdout)
 
 
-def test_the_page_is_html(client):
+def test_the_page_is_sent_as_html(client):
     response = client.get("/docs")
-    assert response.status_code == 200
-    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert_status(response, 200)
+    size = str(len(todo.PAGE.encode()))
+    headers = {"content-type": "text/html; charset=utf-8", "content-length": size}
+    assert headers_of(response) == headers
     assert response.text == todo.PAGE
+    assert response.text.startswith("<!doctype html>\n")
 
 
 def test_the_page_links_to_nothing_but_the_document():
@@ -75,7 +78,17 @@ def test_the_page_links_to_nothing_but_the_document():
 
 
 def test_the_page_never_takes_text_for_html():
-    assert "innerHTML" not in todo.PAGE
+    takes_html = r"innerHTML|outerHTML|insertAdjacentHTML|setHTML|srcdoc|DOMParser|document\.write"
+    assert re.findall(takes_html, todo.PAGE) == []
+
+
+@pytest.mark.slow
+def test_a_name_that_is_html_is_shown_as_text(make_server, page):
+    name = "<img src=x onerror=alert(1)>"
+    page.goto(f"{make_server().url}/docs")
+    shown = send(page, "create_task", body=json.dumps({"name": name, "done": False}))
+    assert f'"name": "{name}"' in shown
+    assert page.locator("img").count() == 0
 
 
 @pytest.mark.slow
@@ -164,11 +177,9 @@ def test_a_server_that_does_not_answer_is_shown(make_server, page):
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 900, 1600])
 @pytest.mark.parametrize("color_scheme", ["light", "dark"])
-def test_the_page_fits_a_phone_and_a_wide_screen(server, browser, width, color_scheme):
-    page = browser.new_page(
-        viewport={"width": width, "height": 900},
-        color_scheme=color_scheme,
-    )
+def test_the_page_fits_a_phone_and_a_wide_screen(server, page, width, color_scheme):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=color_scheme)
     page.goto(f"{server.url}/docs")
     send(page, "create_task", body=json.dumps({"name": "x" * 500, "done": False}))
     assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -176,7 +187,6 @@ def test_the_page_fits_a_phone_and_a_wide_screen(server, browser, width, color_s
     assert response.evaluate("element => element.scrollWidth <= element.clientWidth")
     background = page.evaluate("getComputedStyle(document.querySelector('pre')).backgroundColor")
     assert background == ("rgb(38, 38, 38)" if color_scheme == "dark" else "rgb(241, 241, 241)")
-    page.close()
 
 
 @pytest.mark.slow

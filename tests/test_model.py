@@ -3,7 +3,7 @@
 The model is a dictionary of tasks, in which a request does what the contract says.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import pytest
@@ -84,10 +84,9 @@ list_queries = st.fixed_dictionaries(
 class ServerMachine(RuleBasedStateMachine):
     """Requests to a server and to the model, which must not differ."""
 
-    client: ClassVar[Client]
-
-    def __init__(self) -> None:
+    def __init__(self, client: Client) -> None:
         super().__init__()
+        self.client = client
         self.tasks: dict[int, dict[str, Any]] = {}
         self.keys: dict[str, tuple[int, dict[str, Any]]] = {}  # by Idempotency-Key: id and body
         self.ids: list[int] = []  # of all tasks that were ever created
@@ -140,7 +139,7 @@ class ServerMachine(RuleBasedStateMachine):
         headers = self.precondition_headers(id, if_match, if_none_match)
         response = self.client.put(f"/tasks/{id}", json=body, headers=headers)
         if not self.is_refused(response, id, if_match, if_none_match):
-            self.tasks[id] = {**self.tasks[id], **body, "id": id}  # in the order of a task
+            self.tasks[id] = whole_task({**body, "id": id})
             self.assert_same_task(response, id)
 
     @rule(number=any_task, body=patches, if_match=conditions, if_none_match=conditions)
@@ -282,9 +281,8 @@ def ascii_lower(text):
 
 @pytest.mark.parametrize("examples", [5, pytest.param(150, marks=pytest.mark.slow)])
 def test_the_server_does_what_the_model_does(client, examples):
-    ServerMachine.client = client
     run_state_machine_as_test(
-        ServerMachine,
+        lambda: ServerMachine(client),
         settings=settings(
             max_examples=examples,
             stateful_step_count=40,
