@@ -75,7 +75,9 @@ def test_any_other_path_is_that_of_the_file(make_client, folder, monkeypatch, pa
 # TODO_TOKEN
 
 
-@pytest.mark.parametrize("token", ["", " ", "\n", "\t", "a\nb", "a\tb", "a\x00b", "a\x7fb"])
+@pytest.mark.parametrize(
+    "token", ["", " ", "\n", "\t", "a\nb", "a\tb", "a\x00b", "a\x7fb", "\x1csecret"]
+)
 def test_a_token_that_no_client_could_send_is_refused(make_client, token):
     with pytest.raises(todo.StartRefused) as refused:
         make_client(TODO_TOKEN=token)
