@@ -8,7 +8,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from assertions import Task, whole_task
+
+
+def execute(db: Path, statement: str) -> list[tuple[Any, ...]]:
+    """Execute a statement, commit what it has changed, and return its rows."""
+    with contextlib.closing(sqlite3.connect(db)) as connection, connection:
+        return connection.execute(statement).fetchall()
 
 
 def insert_tasks(db: Path, tasks: Iterable[tuple[str, bool]]) -> None:
@@ -52,3 +59,15 @@ def write_lock(db: Path) -> Iterator[sqlite3.Connection]:
     with contextlib.closing(sqlite3.connect(db, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield connection
+
+
+@contextlib.contextmanager
+def workers_lock(db: Path) -> Iterator[None]:
+    """Hold the lock of the workers, as a worker does that writes or migrates.
+
+    Skip the test where there is no flock.
+    """
+    fcntl = pytest.importorskip("fcntl")
+    with open(f"{db}-lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -27,7 +26,7 @@ class Write:
     name: str | None
 
 
-class Writer(threading.Thread):
+class LoadClient(threading.Thread):
     """A client that creates, replaces and deletes tasks of its own.
 
     It ends when the load stops, when the server has ended, and after a status other than 200.
@@ -42,7 +41,6 @@ class Writer(threading.Thread):
         self.acknowledged: dict[int, Task] = {}  # the tasks as the responses have promised them
         self.unanswered: Write | None = None  # the last write, if it has no response (yet)
         self.statuses: Counter[int] = Counter()
-        self.slowest = 0.0  # seconds that the slowest write took
         self.send("GET", "/info")  # From now on it is settled which worker serves this client.
 
     def run(self) -> None:
@@ -67,9 +65,7 @@ class Writer(threading.Thread):
     def perform(self, write: Write) -> None:
         """Send a write, and remember its outcome."""
         self.unanswered = write
-        started = time.monotonic()
         status, value = self.send(*request_of(write))
-        self.slowest = max(self.slowest, time.monotonic() - started)
         self.statuses[status] += 1
         if status != 200:  # Some of these writes may have happened: leave them unanswered.
             return
@@ -97,35 +93,34 @@ class Writer(threading.Thread):
         if write.name is None:
             has_happened = write.id not in stored
             return without(self.acknowledged, write.id) if has_happened else self.acknowledged
-        same = [task for task in stored.values() if task["name"] == write.name]
-        for task in same:
-            if write.id is None or write.id == task["id"]:
-                done = whole_task({"name": write.name, "done": False, "id": task["id"]})
-                return self.acknowledged | {task["id"]: done}
+        for task in stored.values():
+            if task["name"] == write.name and write.id in (None, task["id"]):
+                written = whole_task({"name": write.name, "done": False, "id": task["id"]})
+                return self.acknowledged | {task["id"]: written}
         return self.acknowledged
 
 
 class Load:
-    """Many writers at once.
+    """Many clients that write at once.
 
-    Names have up to `name_length` characters and a few; `creates` is the share of the writes that
-    create a task.
+    A name is two numbers and less than `name_length` characters more; `creates` is the share of the
+    writes that create a task.
     """
 
     def __init__(self, name_length: int = 50, creates: float = 0.6) -> None:
         self.name_length = name_length
         self.creates = creates
         self.is_stopping = False
-        self.writers: list[Writer] = []
+        self.writers: list[LoadClient] = []
 
     def start(self, server: Server, count: int) -> None:
-        """Start this many writers."""
+        """Start this many clients."""
         self.is_stopping = False
         for writer in [self.add_writer(server) for _ in range(count)]:
             writer.start()
 
     def start_on_each_worker(self, server: Server, count: int) -> None:
-        """Start this many writers on each worker.
+        """Start this many clients on each worker.
 
         The kernel may give all connections to the same worker, so the others are frozen meanwhile.
         """
@@ -137,16 +132,16 @@ class Load:
         for writer in writers:  # Not before: a worker that holds the lock must not be frozen.
             writer.start()
 
-    def add_writer(self, server: Server) -> Writer:
-        """Return a new writer that is connected and not started."""
-        writer = Writer(self, server, len(self.writers))
+    def add_writer(self, server: Server) -> LoadClient:
+        """Return a new client that is connected and not started."""
+        writer = LoadClient(self, server, len(self.writers))
         self.writers.append(writer)
         return writer
 
     def wait_for_responses(self, count: int) -> None:
-        """Wait until each writer that has not ended, of which there must be one, has had so many.
+        """Wait until each client has had this many responses more, or has ended.
 
-        The responses before this call are not counted.
+        One of them at least must not have ended before.
         """
         assert any(writer.is_alive() for writer in self.writers), f"all ended: {self.statuses}"
         goals = {writer: writer.statuses.total() + count for writer in self.writers}
@@ -155,7 +150,7 @@ class Load:
                 writer.join(0.005)
 
     def stop(self) -> None:
-        """Let every writer finish its request and end."""
+        """Let every client finish its request and end."""
         self.is_stopping = True
         for writer in self.writers:
             writer.join(60)
@@ -167,14 +162,17 @@ class Load:
 
     @property
     def acknowledged(self) -> dict[int, Task]:
-        """The tasks that must be stored, by id, if every request was answered."""
+        """The tasks as the responses have promised them, by id.
+
+        These are all that must be stored, unless the last write of a client has had no response.
+        """
         tasks: dict[int, Task] = {}
         for writer in self.writers:
             tasks |= writer.acknowledged
         return tasks
 
     def assert_kept(self, server: Server) -> None:
-        """Assert that the server has every acknowledged write, and no write only by half."""
+        """Assert that the server has every acknowledged write, and no write only in part."""
         stored = by_id(server.list_tasks())
         assert stored == by_id(read_tasks(server.db)), "The server does not list what it stores."
         expected: dict[int, Task] = {}

@@ -155,7 +155,7 @@ class Server:
         ]
 
     def forget_peak_memory(self) -> None:
-        """Let the peak of the memory of the first process be what it has now."""
+        """Reset the peak of the memory of the first process to what it has now."""
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def peak_memory(self) -> int:

@@ -1,4 +1,4 @@
-"""Starting servers and what that leaves behind: the files, the locks, the migrations."""
+"""Starts of servers, and what they leave behind: files, locks and migrations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,9 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import httpx
 import pytest
-from assertions import assert_status, whole_task
+from assertions import assert_json, assert_status, assert_task
+from database import execute
 from server import ROOT, Server
 
 STOPPED = (0, -signal.SIGTERM, -signal.SIGINT)  # exit codes: uvicorn may raise the signal again
@@ -32,7 +31,8 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     """Return the mode, the time of the last change and the content of each file in a folder.
 
     The time of the lock's file does not count: a startup may write a note into it and remove that.
-    Not while this process holds a lock of SQLite's in it: to close a file drops the locks on it.
+    This must not be called while this process holds one of SQLite's locks on a file in the folder:
+    when a process closes a file, it loses its locks on that file.
     """
     files = {}
     for file in folder.iterdir():
@@ -86,7 +86,7 @@ def wait_until(description: str, condition: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def count_writers() -> int:
+def count_writer_threads() -> int:
     """Return how many writer threads the applications in this process have."""
     return [thread.name for thread in threading.enumerate()].count("writer")
 
@@ -111,32 +111,41 @@ def run_yoyo(db: Path, *command: str) -> None:
 
 def applied_migrations(db: Path) -> list[str]:
     """Return the migrations that a file has had."""
-    with contextlib.closing(sqlite3.connect(db)) as connection:
-        rows = connection.execute("SELECT migration_id FROM _yoyo_migration ORDER BY 1").fetchall()
+    rows = execute(db, "SELECT migration_id FROM _yoyo_migration ORDER BY 1")
     return [migration for (migration,) in rows]
 
 
 def assert_serves(server: Server) -> None:
-    """Assert that a server creates, returns and deletes a task, and has every migration."""
+    """Assert that a server's file has every migration, and that it writes and reads a task.
+
+    The task is deleted again.
+    """
+    assert applied_migrations(server.db) == MIGRATIONS
     with server.client() as client:
         created = client.post("/tasks", json={"name": "milk", "done": True})
-        task = check_json(created)
-        assert task == whole_task({"name": "milk", "done": True, "id": task["id"]})
-        assert check_json(client.get(f"/tasks/{task['id']}")) == task
-        assert check_json(client.delete(f"/tasks/{task['id']}")) == 1
-    assert applied_migrations(server.db) == MIGRATIONS
+        assert_status(created, 200)
+        path = created.headers["location"]
+        task = {"name": "milk", "done": True, "id": int(path.removeprefix("/tasks/"))}
+        assert_task(created, task, location=path)
+        assert_task(client.get(path), task)
+        assert_json(client.delete(path), 1)
 
 
-def check_json(response: httpx.Response):
-    """Return the value in the body of a response that must be 200."""
-    assert_status(response, 200)
-    return response.json()
-
-
-def require(prefix: Sequence[str]) -> None:
-    """Skip the test if commands cannot be run with this prefix."""
+def require_prefix(prefix: Sequence[str]) -> None:
+    """Skip the test if no command can be run with this prefix."""
     if shutil.which(prefix[0]) is None:
         pytest.skip(f"{prefix[0]} is not installed")
     trial = subprocess.run([*prefix, "true"], capture_output=True, text=True)
     if trial.returncode != 0:
         pytest.skip(f"not permitted here: {trial.stderr.strip()}")
+
+
+def mount_prefix(source: Path, target: Path) -> list[str]:
+    """Return a prefix that runs a command for which `source` is mounted at `target`.
+
+    Skip the test where that is not permitted.
+    """
+    script = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+    prefix = ["unshare", "-m", "sh", "-c", script, "sh", str(source), str(target)]
+    require_prefix(prefix)
+    return prefix

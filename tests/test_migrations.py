@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 from assertions import assert_page, assert_task
-from database import insert_tasks, read_tasks, write_lock
+from database import execute, insert_tasks, read_tasks, workers_lock, write_lock
 from server import ServerExited
 from starting import (
     MIGRATIONS,
     applied_migrations,
     assert_serves,
     copy_application,
-    count_writers,
+    count_writer_threads,
     file_names,
     lock_holders,
     lock_waiters,
@@ -28,7 +28,7 @@ from starting import (
     snapshot,
     wait_until,
 )
-from tracing import killing
+from tracing import killing_prefix
 
 import todo
 
@@ -102,8 +102,7 @@ def test_a_file_of_the_first_version_serves_its_names_beyond_the_limit(
 
 @pytest.mark.parametrize("deleted", ["id = 1000", "true"], ids=["last task", "all tasks"])
 def test_an_id_is_never_given_twice_after_a_migration_either(make_client, old_db, deleted):
-    with contextlib.closing(sqlite3.connect(old_db)) as connection, connection:
-        connection.execute(f"DELETE FROM task WHERE {deleted}")
+    execute(old_db, f"DELETE FROM task WHERE {deleted}")
     client = make_client(TODO_DB=str(old_db))
     assert client.create_task().json()["id"] == 1001
 
@@ -128,13 +127,11 @@ def test_a_key_that_was_used_before_an_upgrade_is_known_after_it(make_client, tm
 
 def test_a_view_of_another_program_is_no_obstacle_to_a_migration(make_client, old_db):
     """If a migration drops and renames tables, SQLite checks every view at each step."""
-    with contextlib.closing(sqlite3.connect(old_db)) as connection, connection:
-        connection.execute("CREATE VIEW name_of_done AS SELECT name FROM task WHERE done")
-        names = connection.execute("SELECT * FROM name_of_done").fetchall()
+    execute(old_db, "CREATE VIEW name_of_done AS SELECT name FROM task WHERE done")
+    names = execute(old_db, "SELECT * FROM name_of_done")
     make_client(TODO_DB=str(old_db))
     assert applied_migrations(old_db) == MIGRATIONS
-    with contextlib.closing(sqlite3.connect(old_db)) as connection:
-        assert connection.execute("SELECT * FROM name_of_done").fetchall() == names
+    assert execute(old_db, "SELECT * FROM name_of_done") == names
 
 
 @slow
@@ -155,17 +152,20 @@ def test_a_later_migration_rolls_back_and_applies_again_and_keeps_the_tasks(make
 
 
 def test_a_migration_may_rebuild_the_table(make_client, old_db, tmp_path, monkeypatch):
-    """RENAME opens the temporary database, and then SQLite cannot checkpoint all databases."""
+    """RENAME makes the connection open its temporary database, which is not in WAL mode.
+
+    From then on `PRAGMA wal_checkpoint` fails on that connection, if it does not name a database.
+    """
     folder = copy_application(tmp_path / "copy")
     (folder / "migrations" / "9999-rename.sql").write_text(
         "ALTER TABLE task RENAME TO other; ALTER TABLE other RENAME TO task;"
     )
     monkeypatch.setattr(todo, "FOLDER", folder)
+    new_db = tmp_path / "new.db"
     tasks = read_tasks(old_db)
-    for db in (old_db, tmp_path / "new.db"):
-        client = make_client(TODO_DB=str(db))
-        assert applied_migrations(db) == [*MIGRATIONS, "9999-rename"]
-        assert client.list_tasks() == (tasks if db == old_db else [])
+    assert make_client(TODO_DB=str(old_db)).list_tasks() == tasks
+    assert make_client(TODO_DB=str(new_db)).list_tasks() == []
+    assert applied_migrations(old_db) == applied_migrations(new_db) == [*MIGRATIONS, "9999-rename"]
 
 
 @pytest.mark.parametrize(
@@ -178,11 +178,10 @@ def test_a_migration_may_rebuild_the_table(make_client, old_db, tmp_path, monkey
         "key = x'00'",
     ],
 )
-def test_the_table_refuses_what_is_no_task(client, change):
+def test_the_table_takes_nothing_but_tasks(client, change):
     client.create_task()
-    connection = sqlite3.connect(client.db)
-    with contextlib.closing(connection), pytest.raises(sqlite3.IntegrityError):
-        connection.execute(f"UPDATE task SET {change}")
+    with pytest.raises(sqlite3.IntegrityError):
+        execute(client.db, f"UPDATE task SET {change}")
 
 
 # Killed
@@ -191,8 +190,7 @@ def test_the_table_refuses_what_is_no_task(client, change):
 @pytest.mark.parametrize(
     ("call", "when"),
     [
-        # of SQLite's journal, which commits the migration
-        pytest.param("unlink", 1, marks=slow),
+        pytest.param("unlink", 1, marks=slow),  # It removes the journal: that is the commit.
         pytest.param("pwrite64", 1, marks=slow),
         pytest.param("pwrite64", 2, marks=slow),
         pytest.param("pwrite64", 3, marks=slow),
@@ -209,21 +207,20 @@ def test_a_start_that_is_killed_at_one_of_its_writes_blocks_no_later_one(
 ):
     tasks = read_tasks(old_db)
     with pytest.raises(ServerExited) as exited:
-        make_server(db=old_db, prefix=killing(call, when))
+        make_server(db=old_db, prefix=killing_prefix(call, when))
     assert exited.value.code == -signal.SIGKILL
     assert "Serving" not in exited.value.server.log
     started = time.monotonic()
     server = make_server(db=old_db)
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 8, "It has waited for a lock."
     assert_serves(server)
     assert server.list_tasks() == tasks
 
 
 def test_a_row_that_a_killed_yoyo_left_blocks_no_later_start(make_client, old_db, monkeypatch):
     """yoyo notes in a table who may migrate; nobody removes the row if it is killed."""
-    monkeypatch.setattr(todo, "START_TIMEOUT", 2)
-    with contextlib.closing(sqlite3.connect(old_db)) as connection, connection:
-        connection.execute("INSERT INTO yoyo_lock VALUES (1, '2020-01-01', 1)")
+    monkeypatch.setattr(todo, "START_TIMEOUT", 5)
+    execute(old_db, "INSERT INTO yoyo_lock VALUES (1, '2020-01-01', 1)")
     make_client(TODO_DB=str(old_db))
     assert applied_migrations(old_db) == MIGRATIONS
 
@@ -231,13 +228,9 @@ def test_a_row_that_a_killed_yoyo_left_blocks_no_later_start(make_client, old_db
 # Beside others
 
 
-@contextlib.contextmanager
-def workers_lock(db):
-    """Hold the lock of the workers, as another server does that writes or migrates."""
-    fcntl = pytest.importorskip("fcntl")
-    with open(f"{db}-lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def is_waiting_for_workers(db):
+    """Return whether a start waits for the lock of the workers."""
+    return lock_waiters(db) == 1
 
 
 def is_waiting_for_sqlite(db):
@@ -248,7 +241,7 @@ def is_waiting_for_sqlite(db):
 @pytest.mark.parametrize(
     ("lock", "is_waiting"),
     [
-        pytest.param(workers_lock, lock_waiters, id="workers' lock"),
+        pytest.param(workers_lock, is_waiting_for_workers, id="workers' lock"),
         pytest.param(write_lock, is_waiting_for_sqlite, id="SQLite's lock"),
     ],
 )
@@ -290,7 +283,7 @@ def test_a_new_file_is_not_created_without_the_lock(make_client, tmp_path):
     with ThreadPoolExecutor() as threads:
         with workers_lock(db):
             start = threads.submit(make_client, TODO_DB=str(db))
-            wait_until("the start waits", lambda: lock_waiters(db) == 1)
+            wait_until("the start waits", lambda: is_waiting_for_workers(db))
             assert file_names(tmp_path) == ["new.db-lock", "todo.db"]
         start.result(20)
     assert applied_migrations(db) == MIGRATIONS
@@ -303,52 +296,49 @@ def test_a_start_that_waited_for_a_lock_that_was_removed_waits_for_the_new_one(
     with ThreadPoolExecutor() as threads, contextlib.ExitStack() as removed:
         removed.enter_context(workers_lock(db))
         start = threads.submit(make_client, TODO_DB=str(db))
-        wait_until("the start waits", lambda: lock_waiters(db) == 1)
+        wait_until("the start waits", lambda: is_waiting_for_workers(db))
         Path(f"{db}-lock").unlink()
         with workers_lock(db):
             removed.close()
-            wait_until("the start waits for the new lock", lambda: lock_waiters(db) == 1)
+            wait_until("it waits for the new lock", lambda: is_waiting_for_workers(db))
             assert file_names(tmp_path) == ["new.db-lock", "todo.db"]
         start.result(20)
 
 
-@pytest.mark.parametrize("lock", [workers_lock, write_lock])
-def test_a_start_that_waits_in_vain_is_refused_and_never_migrates(
-    make_client, old_db, monkeypatch, lock
+def test_a_start_that_waits_in_vain_for_the_workers_is_refused_and_never_migrates(
+    make_client, old_db, monkeypatch
 ):
     monkeypatch.setattr(todo, "START_TIMEOUT", 0.3)
-    writers = count_writers()
-    with ThreadPoolExecutor() as threads, lock(old_db):
-        start = threads.submit(make_client, TODO_DB=str(old_db))
-        with pytest.raises(todo.StartRefused) as refused:
-            start.result(10)
-        assert str(refused.value) in (  # It depends on where it waits.
-            f"Cannot serve {old_db}: another process holds {old_db}-lock, or has locked the file",
-            f"Cannot serve {old_db}: another program has locked it",
-        )
-    wait_until("the writer thread has ended", lambda: count_writers() == writers)
+    threads = count_writer_threads()
+    with workers_lock(old_db), pytest.raises(todo.StartRefused) as refused:
+        make_client(TODO_DB=str(old_db))
+    reason = f"another process holds {old_db}-lock, or has locked the file"
+    assert str(refused.value) == f"Cannot serve {old_db}: {reason}"
+    wait_until("the writer thread has ended", lambda: count_writer_threads() == threads)
     assert applied_migrations(old_db) == ["0001-task"]
 
 
 def test_a_refused_start_closes_the_file_if_it_is_opened_after_all(empty_db, tmp_path, monkeypatch):
-    """It waits for the lock to set the file to WAL mode. By then its event loop is closed."""
+    """Its thread gets the lock when the start has been refused and the event loop is closed.
+
+    There is nothing to migrate, but the file must be set to WAL mode: so the thread opens it.
+    """
     monkeypatch.setattr(todo, "START_TIMEOUT", 0.1)
     db = Path(shutil.copy(empty_db, tmp_path))
-    with contextlib.closing(sqlite3.connect(db)) as connection:
-        connection.execute("PRAGMA journal_mode = DELETE")
-    writers = count_writers()
+    execute(db, "PRAGMA journal_mode = DELETE")
+    threads = count_writer_threads()
     with workers_lock(db), pytest.raises(todo.StartRefused):
         asyncio.run(todo.Database.open(str(db)))
-    wait_until("the writer thread has ended", lambda: count_writers() == writers)
+    wait_until("the writer thread has ended", lambda: count_writer_threads() == threads)
     assert file_names(tmp_path) == ["todo.db", "todo.db-lock"]
 
 
 def test_a_refused_start_logs_nothing_when_its_thread_fails_later(old_db, monkeypatch, caplog):
     monkeypatch.setattr(todo, "START_TIMEOUT", 0.1)
-    writers = count_writers()
+    threads = count_writer_threads()
 
     def wait_for_the_thread():
-        wait_until("the writer thread has ended", lambda: count_writers() == writers)
+        wait_until("the writer thread has ended", lambda: count_writer_threads() == threads)
 
     async def start():
         with workers_lock(old_db), pytest.raises(todo.StartRefused):
@@ -361,14 +351,18 @@ def test_a_refused_start_logs_nothing_when_its_thread_fails_later(old_db, monkey
 
 
 @slow
-def test_a_start_that_waits_in_vain_leaves_no_file_behind(make_server, tmp_path, old_db):
+def test_a_start_that_waits_in_vain_for_sqlite_is_refused_and_changes_nothing(
+    make_server, tmp_path, old_db
+):
     impatient = tmp_path / "impatient"
     impatient.mkdir()
-    (impatient / "impatient.py").write_text("import todo; todo.START_TIMEOUT = 2; app = todo.app")
+    (impatient / "impatient.py").write_text("import todo; todo.START_TIMEOUT = 3; app = todo.app")
     before = snapshot(old_db.parent)
     with write_lock(old_db), pytest.raises(ServerExited) as exited:
         make_server("--app-dir", str(impatient), db=old_db, app="impatient:app")
     assert exited.value.code == 3
+    sentence = f"Cannot serve {old_db}: another program has locked it"
+    assert f"ERROR:    {sentence}\n" in exited.value.server.lines
     assert snapshot(old_db.parent) == before
 
 
@@ -376,44 +370,71 @@ def test_a_start_that_waits_in_vain_leaves_no_file_behind(make_server, tmp_path,
 
 
 @pytest.fixture
-def slow_migration(tmp_path, monkeypatch):
-    """The application has a migration that takes twice as long as a start waits for locks."""
+def long_migration(tmp_path, monkeypatch):
+    """A file: as long as it exists, and 20 s at most, a migration of the application goes on."""
+    file = tmp_path / "goes on"
+    file.touch()
     folder = copy_application(tmp_path / "copy")
-    (folder / "migrations" / "9999-slow.py").write_text(
-        "import time\nimport yoyo\nsteps = [yoyo.step(lambda connection: time.sleep(0.4))]\n"
-    )
+    (folder / "migrations" / "9999-long.py").write_text(f"""if True:
+        import os, time, yoyo
+
+        def wait(connection):
+            deadline = time.monotonic() + 20
+            while os.path.exists({str(file)!r}) and time.monotonic() < deadline:
+                time.sleep(0.005)
+
+        steps = [yoyo.step(wait)]
+    """)
     monkeypatch.setattr(todo, "FOLDER", folder)
-    monkeypatch.setattr(todo, "START_TIMEOUT", 0.2)
+    yield file
+    file.unlink(missing_ok=True)
 
 
-@pytest.mark.usefixtures("slow_migration")
-@pytest.mark.slow
-def test_a_migration_may_take_longer_than_a_start_waits_for_locks(make_client, old_db):
-    make_client(TODO_DB=str(old_db))
-    assert applied_migrations(old_db) == [*MIGRATIONS, "9999-slow"]
+@slow
+def test_a_migration_may_take_longer_than_a_start_waits_for_locks(
+    make_client, old_db, long_migration, monkeypatch
+):
+    monkeypatch.setattr(todo, "START_TIMEOUT", 2)
+    with ThreadPoolExecutor() as threads:
+        start = threads.submit(make_client, TODO_DB=str(old_db))
+        with pytest.raises(TimeoutError):
+            start.result(4)
+        long_migration.unlink()
+    start.result()
+    assert applied_migrations(old_db) == [*MIGRATIONS, "9999-long"]
 
 
-@pytest.mark.usefixtures("slow_migration")
-def test_a_start_waits_for_the_migration_of_another_one_however_long(make_client, old_db, tmp_path):
+def test_a_start_waits_for_the_migration_of_another_one_however_long(
+    make_client, old_db, tmp_path, long_migration, monkeypatch
+):
     link = tmp_path / "link.db"
     link.symlink_to(old_db)
-    with ThreadPoolExecutor() as threads:
-        starts = [threads.submit(make_client, TODO_DB=str(link)) for _ in range(2)]
-        for start in starts:
-            start.result(20)
-    assert applied_migrations(old_db) == [*MIGRATIONS, "9999-slow"]
+    with ThreadPoolExecutor() as threads, monkeypatch.context() as patch:
+        first = threads.submit(make_client, TODO_DB=str(old_db))
+        wait_until("it migrates", lambda: todo.is_migration_noted(str(old_db)))
+        patch.setattr(todo, "START_TIMEOUT", 0.1)
+        second = threads.submit(make_client, TODO_DB=str(link))
+        with pytest.raises(TimeoutError):
+            second.result(0.3)
+        assert is_waiting_for_workers(old_db)
+        patch.undo()
+        long_migration.unlink()
+    first.result()
+    second.result()
+    assert applied_migrations(old_db) == [*MIGRATIONS, "9999-long"]
 
 
-def test_a_note_of_a_migration_that_was_killed_means_nothing(make_client, old_db, monkeypatch):
-    old_db.with_name("old.db-lock").write_text(todo.MIGRATION_NOTE)
+def test_the_note_of_a_migration_that_was_killed_is_removed_by_the_next_start(make_client, old_db):
+    lock = old_db.with_name("old.db-lock")
+    lock.write_text(todo.MIGRATION_NOTE)
     make_client(TODO_DB=str(old_db))
-    assert old_db.with_name("old.db-lock").read_text() == ""
+    assert lock.read_text() == ""
 
 
-def test_the_log_of_a_long_migration_is_gone_when_the_server_has_started(
+def test_the_wal_of_a_long_migration_is_truncated_before_the_server_has_started(
     make_client, tmp_path, monkeypatch
 ):
-    """Another program has the file open, so SQLite does not remove the log by itself."""
+    """Another program has the file open, so SQLite does not truncate the WAL by itself."""
     folder = copy_application(tmp_path / "copy")
     (folder / "migrations" / "9999-all.sql").write_text("UPDATE task SET name = name || '!';")
     client = make_client()

@@ -1,4 +1,4 @@
-"""The file, its log, its index or its lock is moved, removed or replaced under a running server."""
+"""The file, its WAL, its index or its lock is moved, removed or replaced under a running server."""
 
 from __future__ import annotations
 
@@ -101,7 +101,8 @@ def test_writes_work_again_once_the_file_is_put_back(make_client, suffix, event)
     client.create_task("milk")
     file = Path(f"{client.db}{suffix}")
     moved = event(file)
-    client.post("/tasks", json={"name": "lost", "done": False})
+    response = client.post("/tasks", json={"name": "eggs", "done": False})
+    assert_error(response, 503, UNAVAILABLE)
     moved.replace(file)
     client.create_task("bread")
     assert_json(client.get("/healthz"), {"status": "ok"}, cache_control="no-store")
@@ -120,23 +121,26 @@ def test_a_stop_leaves_everything_in_a_file_that_was_moved(make_client, event):
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-lock"])
 @for_each_event
-def test_a_stop_leaves_everything_in_the_file_whose_log_index_or_lock_was_moved(
+def test_a_stop_leaves_everything_in_the_file_whose_wal_index_or_lock_was_moved(
     make_client, suffix, event
 ):
     client = make_client()
     client.create_task("milk")
     event(Path(f"{client.db}{suffix}"))
     client.stop()
-    copy = shutil.copy(client.db, client.db.with_name("copy.db"))  # without a log beside it
+    copy = shutil.copy(client.db, client.db.with_name("copy.db"))  # without a WAL beside it
     assert_tasks(read_tasks(copy), [MILK])
 
 
-def test_a_stop_leaves_no_log_that_would_spoil_the_file_that_took_the_place(make_client, empty_db):
+def test_a_stop_after_another_file_took_the_place_leaves_no_wal_beside_that_file(
+    make_client, empty_db
+):
+    """SQLite would take such a WAL for a part of that file."""
     client = make_client()
     client.create_task("milk")
     move(client.db)
     shutil.copy(empty_db, client.db)
     client.stop()
-    log = Path(f"{client.db}-wal")
-    assert not log.exists() or log.stat().st_size == 0
+    wal = Path(f"{client.db}-wal")
+    assert not wal.exists() or wal.stat().st_size == 0
     assert read_tasks(client.db) == []

@@ -8,26 +8,18 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
 from assertions import assert_error, assert_json, assert_task, assert_tasks
 from client import Client
-from database import insert_tasks, read_tasks, write_lock
+from database import execute, insert_tasks, read_tasks, workers_lock, write_lock
 from server import Server
-from tracing import injected
-from wire import Connection
 
 import todo
 
 UNAVAILABLE = "The server cannot do this now: try again"
-
-
-def execute(db: Path, statement: str) -> None:
-    """Execute a statement as another program than the server."""
-    with contextlib.closing(sqlite3.connect(db)) as connection, connection:
-        connection.execute(statement)
+BREAD = {"name": "bread", "done": False}
 
 
 # Writes share a commit
@@ -65,7 +57,7 @@ def test_a_write_that_violates_a_constraint_is_a_500_and_fails_alone(make_client
     execute(
         client.db,
         "CREATE TRIGGER refuse AFTER INSERT ON task WHEN NEW.name = 'bad' "
-        f"BEGIN UPDATE task SET name = 'spoilt'; SELECT RAISE({action}, 'refused'); END",
+        f"BEGIN UPDATE task SET name = 'spoilt'; SELECT RAISE({action}, 'no'); END",
     )
     names = ["milk", "bread", "bad", "eggs", "tea"]
     with client.hold_writes():
@@ -78,7 +70,7 @@ def test_a_write_that_violates_a_constraint_is_a_500_and_fails_alone(make_client
     assert [task["name"] for task in client.list_tasks()] == ["milk", "bread", "eggs", "tea"]
     [record] = caplog.records
     assert record.levelname == "ERROR"
-    assert repr(record.exc_info[1]) == "IntegrityError('refused')"
+    assert repr(record.exc_info[1]) == "IntegrityError('no')"
 
 
 def test_a_failed_write_is_answered_when_the_one_before_it_was_cancelled(make_client):
@@ -86,7 +78,7 @@ def test_a_failed_write_is_answered_when_the_one_before_it_was_cancelled(make_cl
     execute(
         client.db,
         "CREATE TRIGGER refuse AFTER INSERT ON task WHEN NEW.name = 'bad' "
-        "BEGIN SELECT RAISE(ABORT, 'refused'); END",
+        "BEGIN SELECT RAISE(ABORT, 'no'); END",
     )
     with client.hold_writes():
         cancelled = client.begin("POST", "/tasks", json={"name": "milk", "done": False})
@@ -97,31 +89,34 @@ def test_a_failed_write_is_answered_when_the_one_before_it_was_cancelled(make_cl
     assert client.list_tasks() == []
 
 
-def test_writes_whose_shared_commit_fails_are_tried_again_one_by_one(make_server):
-    server = make_server()
-    with contextlib.ExitStack() as stack:
-        connections = [stack.enter_context(Connection(server)) for _ in range(5)]
-        for connection in connections:  # Afterwards all of them are accepted.
-            connection.send_request("GET", "/info")
-            connection.read_response()
-        stack.enter_context(injected(server, "fdatasync:error=EIO:when=1"))
-        with write_lock(server.db):
-            for connection in connections:
-                connection.send_request("POST", "/tasks", b'{"name": "milk", "done": false}')
-            for _ in range(2):  # Afterwards all of them wait for the lock.
-                server.request("GET", "/info")
-        responses = [connection.read_response() for connection in connections]
-    assert [response.status_code for response in responses] == [200] * 5
-    stored = {task["id"]: task for task in read_tasks(server.db)}
-    assert stored == {response.json()["id"]: response.json() for response in responses}
-    assert len(stored) == 5
+def test_writes_whose_shared_commit_fails_are_tried_again_one_by_one(make_client):
+    client = make_client()
+    writer = client.application.database.file.writer
+    failures = [sqlite3.SQLITE_DENY]  # The first COMMIT fails with an error of SQLite's.
+
+    def authorize(action: int, operation: str | None, *_: object) -> int:
+        is_commit = (action, operation) == (sqlite3.SQLITE_TRANSACTION, "COMMIT")
+        return failures.pop() if is_commit and failures else sqlite3.SQLITE_OK
+
+    statements: list[str] = []
+    writer.set_trace_callback(statements.append)
+    with client.hold_writes():
+        writer.set_authorizer(authorize)
+        creates = [client.begin("POST", "/tasks", json=BREAD) for _ in range(3)]
+    for id, create in enumerate(creates, start=1):
+        assert_task(create.result(10), {**BREAD, "id": id}, location=f"/tasks/{id}")
+    transactions = [statement for statement in statements if "INSERT" not in statement]
+    shared, alone = ["BEGIN IMMEDIATE", "ROLLBACK"], ["BEGIN IMMEDIATE", "COMMIT"]
+    assert transactions == [*shared, *alone, *alone, *alone]
+    assert_tasks(read_tasks(client.db), [{**BREAD, "id": id} for id in (1, 2, 3)])
 
 
 def test_a_write_is_carried_out_although_the_rollback_before_it_has_failed(make_client):
     client = make_client()
-    client.application.database.file.writer.execute("BEGIN")  # As after a ROLLBACK that failed.
+    # A ROLLBACK that fails leaves its transaction open, and so does this.
+    client.application.database.file.writer.execute("BEGIN")
     client.create_task("milk")
-    assert read_tasks(client.db) == [{"name": "milk", "done": False, "id": 1}]
+    assert_tasks(read_tasks(client.db), [{"name": "milk", "done": False, "id": 1}])
 
 
 # How long a write may take
@@ -159,12 +154,12 @@ def slow_delete(client: Client) -> Iterator[Future[httpx.Response]]:
 def test_a_write_that_has_begun_is_answered_with_its_outcome_however_long_it_takes(
     make_client, monkeypatch
 ):
-    monkeypatch.setattr(todo, "WRITE_TIMEOUT", 0.1)
+    monkeypatch.setattr(todo, "WRITE_TIMEOUT", 0.5)
     client = make_client()
     insert_tasks(client.db, [("milk", True), ("bread", True)])
     with slow_delete(client) as deletion:
-        late = client.post("/tasks", json={"name": "late", "done": False})
-        assert_error(late, 503, UNAVAILABLE)
+        # When this write has timed out, so has the deletion, which was sent before.
+        assert_error(client.post("/tasks", json=BREAD), 503, UNAVAILABLE)
         assert len(client.list_tasks()) == 2, "The deletion should not have ended yet."
     assert_json(deletion.result(10), 2)
 
@@ -172,10 +167,10 @@ def test_a_write_that_has_begun_is_answered_with_its_outcome_however_long_it_tak
 def test_a_write_that_waits_behind_a_long_one_times_out_and_never_happens(
     make_client, monkeypatch, caplog
 ):
-    monkeypatch.setattr(todo, "WRITE_TIMEOUT", 0.1)
     client = make_client()
     insert_tasks(client.db, [("milk", True)])
-    with slow_delete(client) as deletion:
+    with slow_delete(client) as deletion, monkeypatch.context() as patch:
+        patch.setattr(todo, "WRITE_TIMEOUT", 0.1)
         late = client.post("/tasks", json={"name": "late", "done": False})
     assert_error(late, 503, UNAVAILABLE)
     [message] = caplog.messages
@@ -190,8 +185,7 @@ def test_after_writes_have_timed_out_the_next_one_is_tried_afresh(make_client, m
     client = make_client()
     with write_lock(client.db):
         for _ in range(3):
-            response = client.post("/tasks", json={"name": "late", "done": False})
-            assert_error(response, 503, UNAVAILABLE)
+            assert_error(client.post("/tasks", json=BREAD), 503, UNAVAILABLE)
     monkeypatch.setattr(todo, "WRITE_TIMEOUT", 5)
     response = client.post("/tasks", json={"name": "milk", "done": False})
     assert_task(response, {"name": "milk", "done": False, "id": 1}, location="/tasks/1")
@@ -225,23 +219,27 @@ def test_a_write_is_answered_when_one_before_it_is_cancelled_after_both_have_beg
     assert client.list_tasks() == [{"name": "bread", "done": False, "id": 2}]
 
 
-def timed_create(server: Server, name: str) -> tuple[float, httpx.Response]:
+def timed_create(server: Server) -> tuple[float, httpx.Response]:
     """Create a task; return how many seconds that took, and the response."""
     started = time.monotonic()
-    response = server.request("POST", "/tasks", json={"name": name, "done": False})
+    response = server.request("POST", "/tasks", json=BREAD)
     return time.monotonic() - started, response
 
 
 @pytest.mark.slow
-def test_a_write_times_out_after_5_s_while_another_program_holds_the_lock(make_server):
+@pytest.mark.parametrize("lock", [write_lock, workers_lock])
+def test_a_write_times_out_after_5_s_while_another_process_holds_a_lock(make_server, lock):
     server = make_server()
-    with ThreadPoolExecutor() as pool, write_lock(server.db):
-        first = pool.submit(timed_create, server, "first")
-        time.sleep(1)
-        second = pool.submit(timed_create, server, "second")  # SQLite has waited for 1 s already.
+    with ThreadPoolExecutor() as pool, lock(server.db):
+        first = pool.submit(timed_create, server)
+        with pytest.raises(TimeoutError):
+            first.result(1)
+        second = pool.submit(timed_create, server)  # The thread has waited for 1 s already.
         outcomes = [first.result(30), second.result(30)]
     for seconds, response in outcomes:
         assert_error(response, 503, UNAVAILABLE)
         assert 4.9 < seconds < 6
-    timed_create(server, "third")
-    assert_tasks(server.list_tasks(), [{"name": "third", "done": False, "id": 1}])
+    assert "Traceback" not in server.log
+    _, response = timed_create(server)
+    assert_task(response, {**BREAD, "id": 1}, location="/tasks/1")
+    assert_tasks(server.list_tasks(), [{**BREAD, "id": 1}])

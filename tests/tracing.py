@@ -27,7 +27,7 @@ def require_strace() -> None:
         pytest.skip(f"strace may not trace here: {trial.stderr.strip()}")
 
 
-def recording(file: Path, calls: str, *options: str) -> list[str]:
+def recording_prefix(file: Path, calls: str, *options: str) -> list[str]:
     """Return a prefix that starts a server and records these system calls in a file.
 
     `read_trace` reads the file. `-D` makes the server, not strace, the process that was started.
@@ -37,8 +37,11 @@ def recording(file: Path, calls: str, *options: str) -> list[str]:
     return ["strace", "-D", *options, *record, "-o", str(file)]
 
 
-def killing(call: str, when: int) -> list[str]:
-    """Return a prefix that starts a server and kills it at this system call, the `when`-th."""
+def killing_prefix(call: str, when: int) -> list[str]:
+    """Return a prefix that starts a server and kills it at a system call.
+
+    That is the call of this name with the number `when`: each thread counts its own, from 1.
+    """
     require_strace()
     inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}"]
     return ["strace", "-D", "-f", *inject, "-o", os.devnull]
@@ -46,9 +49,9 @@ def killing(call: str, when: int) -> list[str]:
 
 @contextlib.contextmanager
 def injected(server: Server, fault: str) -> Iterator[None]:
-    """Delay system calls of a running server or make them fail: `fdatasync:error=EIO`.
+    """Inject a fault into a running server during the block: `fdatasync:error=EIO`.
 
-    A fault is written as for strace's `inject=`.
+    It delays system calls or makes them fail, and is written as for strace's `inject=`.
     """
     require_strace()
     pids = ",".join(str(pid) for pid in [server.process.pid, *server.worker_pids()])
