@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from assertions import assert_error, assert_json, assert_page, assert_task, asse
 from database import read_tasks
 from load import Load, by_id
 from server import Server
-from tracing import Call, injected, read_trace, recording
+from tracing import Call, injected, read_trace, recording_prefix
 
 ROUNDS = int(os.environ.get("TODO_ROUNDS", "2"))
 
@@ -27,10 +28,11 @@ ROUNDS = int(os.environ.get("TODO_ROUNDS", "2"))
 @pytest.mark.parametrize("workers", ["1", pytest.param("4", marks=pytest.mark.slow)])
 def test_what_was_acknowledged_survives_kill_9(make_server, workers):
     load = Load()
+    chance = random.Random(1)
     server = make_server("--workers", workers)
     for _ in range(ROUNDS):
         load.start(server, 16)
-        load.wait_for_responses(random.randrange(1, 30))
+        load.wait_for_responses(chance.randrange(1, 30))
         server.kill()
         load.stop()
         server = make_server("--workers", workers)
@@ -56,14 +58,14 @@ class Recording:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """The recording of a new file, so long that SQLite moved its log into the file once."""
+    """The recording of a new file, so long that SQLite checkpointed once."""
     folder = tmp_path_factory.mktemp("recorded")
     db, trace = folder / "todo.db", folder / "trace"
     calls = "pwrite64,fsync,fdatasync,write,writev,sendto,sendmsg"
-    with Server(db, prefix=recording(trace, calls, "-s", "5000")) as server:
+    with Server(db, prefix=recording_prefix(trace, calls, "-s", "5000")) as server:
         load = Load(name_length=980, creates=1)
         load.start(server, 8)
-        while Path(f"{db}-wal").stat().st_size < 1000 * 4096:  # From there on SQLite moves it.
+        while Path(f"{db}-wal").stat().st_size < 1000 * 4096:  # Then SQLite checkpoints.
             load.wait_for_responses(1)
         load.wait_for_responses(10)
         load.stop()
@@ -91,11 +93,14 @@ class Disk:
         if call.name == "pwrite64":
             self.unsynced.append(call)
         else:
-            self.synced = self.after_power_cut([len(call.data) for call in self.unsynced])
+            self.synced = self.after_power_cut([None] * len(self.unsynced))
             self.unsynced = []
 
-    def after_power_cut(self, sizes: list[int]) -> bytearray:
-        """Return what is left if of each write that was not synced so many bytes have arrived."""
+    def after_power_cut(self, sizes: Sequence[int | None]) -> bytearray:
+        """Return what is left if this many bytes of each write that was not synced have arrived.
+
+        None stands for all of them.
+        """
         content = self.synced.copy()
         for call, size in zip(self.unsynced, sizes, strict=True):
             part = call.data[:size]
@@ -105,44 +110,57 @@ class Disk:
 
 
 @pytest.mark.slow
-def test_the_names_of_new_files_are_synced_before_the_first_answer(recorded):
-    before = recorded.calls[: recorded.answers[0]]
-    synced = {call.path for call in before if "sync" in call.name}
-    assert str(recorded.db.parent) in synced
+def test_the_name_of_the_new_wal_is_synced_before_the_first_answer(recorded):
+    """Without it the content could not be found; the name is in the folder, so that is synced."""
+    first_answer = recorded.answers[0]
+    first_write = [call.path for call in recorded.calls].index(f"{recorded.db}-wal")
+    calls = recorded.calls[first_write:first_answer]
+    assert str(recorded.db.parent) in [call.path for call in calls if "sync" in call.name]
+
+
+def replay(recorded: Recording, cuts: list[int]) -> Iterator[tuple[int, dict[str, Disk]]]:
+    """Yield, for each call after which the power is cut, its index and the disks of both files."""
+    disks = {str(recorded.db): Disk(), f"{recorded.db}-wal": Disk()}
+    for number, call in enumerate(recorded.calls):
+        if call.path in disks:
+            disks[call.path].apply(call)
+        if number in cuts:
+            yield number, disks
+
+
+SECTOR = 512  # bytes; a disk writes each of them completely or not at all
 
 
 @pytest.mark.parametrize(
-    "arrived",
+    "arrived",  # how many bytes of a write that was not synced, chosen for each one; None is all
     [
         pytest.param([0], id="nothing unsynced arrived"),
-        pytest.param([0, 512, 5000], id="unsynced writes arrived in part and in any order"),
+        pytest.param([0, SECTOR, None], id="unsynced writes arrived in part and in any order"),
     ],
 )
 @pytest.mark.slow
 def test_what_was_acknowledged_survives_a_power_cut_at_any_moment(recorded, tmp_path, arrived):
-    left = tmp_path / "left.db"
     created = by_id(recorded.tasks)
-    disks = {str(recorded.db): Disk(), f"{recorded.db}-wal": Disk()}
+    chance = random.Random(1)
     moments = range(recorded.answers[0], recorded.answers[-1] + 1)
-    checkpointed = [recorded.calls[number].path == str(recorded.db) for number in moments]
-    assert any(checkpointed), "The log was not moved into the file while it was recorded."
-    cuts = random.sample(recorded.answers, 5 * ROUNDS) + random.sample(moments, 5 * ROUNDS)
-    acknowledged = set()
-    for number, call in enumerate(recorded.calls[: moments.stop]):
-        if call.path in disks:
-            disks[call.path].apply(call)
-        if number in recorded.answers:
-            acknowledged.add(created_id(call))
-        if number in cuts:
-            Path(f"{left}-shm").unlink(missing_ok=True)
-            for path, disk in disks.items():
-                sizes = random.choices(arrived, k=len(disk.unsynced))
-                left_file = left.with_name(Path(path).name.replace("todo.db", left.name))
-                left_file.write_bytes(disk.after_power_cut(sizes))
-            survived = by_id(read_tasks(left))
-            lost = acknowledged - set(survived)
-            assert lost == set(), f"The power was cut after call {number}, {call.name}."
-            assert survived == {id: created[id] for id in survived}
+    cuts = chance.sample(recorded.answers, 5 * ROUNDS) + chance.sample(moments, 5 * ROUNDS)
+    for number, disks in replay(recorded, cuts):
+        left = tmp_path / str(number)
+        left.mkdir()
+        for path, disk in disks.items():
+            sizes = chance.choices(arrived, k=len(disk.unsynced))
+            (left / Path(path).name).write_bytes(disk.after_power_cut(sizes))
+        survived = by_id(read_tasks(left / "todo.db"))
+        answered = [answer for answer in recorded.answers if answer <= number]
+        acknowledged = {created_id(recorded.calls[answer]) for answer in answered}
+        assert acknowledged - set(survived) == set(), f"The power was cut after call {number}."
+        assert survived == {id: created[id] for id in survived}
+
+
+@pytest.mark.slow
+def test_the_recording_has_a_checkpoint_between_its_answers(recorded):
+    calls = recorded.calls[recorded.answers[0] : recorded.answers[-1]]
+    assert str(recorded.db) in [call.path for call in calls]
 
 
 # Faults of the disk
