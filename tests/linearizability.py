@@ -82,7 +82,7 @@ class Operation:
         return f"{times}  client {self.client:2}  {self.request} -> {self.answer or 'unknown'}"
 
 
-class Task(NamedTuple):
+class TaskState(NamedTuple):
     """The task that the key stands for. Its value is None before it is created and once deleted."""
 
     id: int | None = None  # None until an answer tells it
@@ -112,7 +112,7 @@ def check_history(history):
     seen = set()
     # A situation: how many answers have been explained in the order in which they came, which of
     # the operations in flight have taken effect, and the task then. The last one is explored next.
-    unexplored = [(0, frozenset(), Task())]
+    unexplored = [(0, frozenset(), TaskState())]
     while unexplored and len(seen) < SITUATIONS_LIMIT:
         situation = unexplored.pop()
         if situation in seen:
@@ -158,9 +158,9 @@ def task_after(operation, task):
     if it would change nothing.
     """
     if operation.answer is None:
-        following, _ = execute(operation.request, task, new_id=None)
+        following, _ = take_effect(operation.request, task, new_id=None)
         return None if following == task else following
-    following, expected = execute(operation.request, task, operation.answer.id)
+    following, expected = take_effect(operation.request, task, operation.answer.id)
     return following if operation.answer == expected else None
 
 
@@ -171,15 +171,15 @@ def never_writes(operation):
     return operation.request.method == "GET" or operation.answer.status != 200
 
 
-def execute(request, task, new_id):
-    """Return the task after a request, and the answer to it, according to the contract.
+def take_effect(request, task, new_id):
+    """Return the task after a request takes effect, and the answer, according to the contract.
 
     A task that the request creates, or whose id is not known yet, gets `new_id`.
     """
     method, id, value, if_match, if_none_match = request
     if method == "POST":
         if task.value is None:
-            task = Task(new_id, value, value)
+            task = TaskState(new_id, value, value)
         if task.created_as != value:
             return task, Answer(422)
         if task.id is None:

