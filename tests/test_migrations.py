@@ -152,9 +152,9 @@ def test_a_later_migration_rolls_back_and_applies_again_and_keeps_the_tasks(make
 
 
 def test_a_migration_may_rebuild_the_table(make_client, old_db, tmp_path, monkeypatch):
-    """RENAME makes the connection open its temporary database, which is not in WAL mode.
+    """RENAME makes a connection open its temporary database.
 
-    From then on `PRAGMA wal_checkpoint` fails on that connection, if it does not name a database.
+    If that connection then sets the file to WAL mode, `PRAGMA wal_checkpoint` fails on it.
     """
     folder = copy_application(tmp_path / "copy")
     (folder / "migrations" / "9999-rename.sql").write_text(
