@@ -19,10 +19,11 @@ from starting import wait_until
 from tracing import Call, read_trace, recording_prefix
 
 
-def test_four_workers_with_64_clients_give_nothing_but_200(make_server):
+@pytest.mark.parametrize("clients", [4, pytest.param(16, marks=pytest.mark.slow)])
+def test_four_workers_with_many_clients_each_give_nothing_but_200(make_server, clients):
     server = make_server("--workers", "4")
     load = Load()
-    load.start_on_each_worker(server, 16)
+    load.start_on_each_worker(server, clients)
     load.wait_for_responses(10)
     load.stop()
     assert set(load.statuses) == {200}
