@@ -292,6 +292,7 @@ def test_after_its_lifespan_the_application_answers_503(make_client):
     assert_page(client.get("/tasks"), [{**MILK, "id": 1}])
 
 
+@pytest.mark.slow
 def test_uvicorn_with_lifespan_off_answers_503(make_server):
     uvicorn = [sys.executable, "-m", "uvicorn", "todo:app", "--port", "0", "--lifespan", "off"]
     server = make_server(command=uvicorn)

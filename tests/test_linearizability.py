@@ -20,7 +20,7 @@ C = Value("b", False)
 D = Value("b", True)
 VALUES = [A, B, C, D]  # few, so that a task often has one again that it had before
 
-REQUESTS = 100  # that each client sends in a round
+REQUESTS = 70  # that each client sends in a round
 
 
 class Key:
