@@ -582,7 +582,11 @@ def is_origin(text: str) -> bool:
 
 @contextlib.asynccontextmanager
 async def lifespan(app: Application) -> AsyncIterator[None]:
-    """Keep the database open while the application runs; raise StartRefused."""
+    """Keep the database open while the application runs; raise StartRefused.
+
+    When one lifespan is inside another, as those of two test clients can be, the inner one counts.
+    """
+    outer = app.database
     app.start_error = None
     try:
         app.check_settings()
@@ -596,7 +600,7 @@ async def lifespan(app: Application) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        database, app.database = app.database, None
+        database, app.database = app.database, outer
         await database.close()
 
 
@@ -943,8 +947,12 @@ def path_below_root(scope: Scope) -> str:
 
 
 def base_path(request: TodoRequest) -> str:
-    """Return what comes before the path of a route in a URL; it is empty without a root path."""
-    return quote(request.scope.get("root_path", "").rstrip("/"))
+    """Return what comes before the path of a route in a URL; it is empty without a root path.
+
+    A root path that ends in a slash, before the path of a mount, has two in it.
+    """
+    root_path: str = request.scope.get("root_path", "")
+    return quote(root_path.replace("//", "/").rstrip("/"))
 
 
 def task_id(request: TodoRequest) -> int:
@@ -1043,6 +1051,8 @@ async def drop_unused_body(request: TodoRequest) -> None:
 
     Raises HTTPException (413, 408) or ClientDisconnect.
     """
+    if request.declared_size() > DROP_LIMIT:
+        raise Refusal(413, UNUSED_AND_TOO_LARGE, {"Connection": "close"})
     body = await receive_body(request)
     if body.size > DROP_LIMIT:
         raise HTTPException(413, UNUSED_AND_TOO_LARGE, {"Connection": "close"})
@@ -1793,6 +1803,7 @@ class WorkersLock:
         try:
             self.file = open(self.path, "x")  # noqa: SIM115  # `__exit__` closes it.
             self.is_new = True
+            self.share(database_path)
         except FileExistsError:
             self.file = open(self.path, "a")  # noqa: SIM115
             self.is_new = False
@@ -1802,6 +1813,18 @@ class WorkersLock:
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
+
+    def share(self, database_path: str) -> None:
+        """Give the lock's file the mode and owner of the database, as SQLite does with the WAL.
+
+        Everybody who may write the one can then lock the other. Only root can change an owner.
+        """
+        if fcntl is None:
+            return
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            status = os.stat(database_path)
+            os.fchmod(self.file.fileno(), stat.S_IMODE(status.st_mode))
+            os.fchown(self.file.fileno(), status.st_uid, status.st_gid)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

@@ -315,6 +315,14 @@ def test_starlettes_test_client_works_inside_with(application):
         assert_page(client.get("/tasks"), [{**MILK, "id": 1}])
 
 
+def test_one_test_client_may_be_inside_another(application):
+    with TestClient(application) as outer:
+        with TestClient(application) as inner:
+            inner.post("/tasks", json=MILK)
+        assert_page(outer.get("/tasks"), [{**MILK, "id": 1}])
+    assert_not_running(outer.get("/tasks"))
+
+
 def test_starlettes_test_client_is_answered_503_outside_with(application):
     assert_not_running(TestClient(application).get("/tasks"))
 

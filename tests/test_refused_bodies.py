@@ -126,6 +126,18 @@ def test_a_client_that_asks_first_is_told_at_once_that_its_body_is_too_large(ser
         assert connection.read_rest() == b""
 
 
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/info"), ("DELETE", "/tasks/1"), ("OPTIONS", "/tasks")]
+)
+def test_a_client_that_asks_first_is_told_at_once_that_a_body_is_no_use(server, method, path):
+    headers = {"Expect": "100-continue", "Content-Length": str(16 * MIB + 1), **TOKEN}
+    with Connection(server) as connection:
+        connection.send_request(method, path, headers=headers)
+        detail = "The body is larger than 16777216 bytes, and not needed: send none"
+        assert_error(connection.read_response(), 413, detail)
+        assert connection.read_rest() == b""
+
+
 def test_what_a_refused_client_sends_all_the_same_is_not_taken_for_a_request(server):
     headers = {"Expect": "100-continue", **TOKEN_AND_TEXT}
     created = server.request("POST", "/tasks", json={"name": "milk", "done": False}, headers=TOKEN)

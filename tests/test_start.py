@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from assertions import assert_task, assert_tasks
@@ -176,6 +177,20 @@ def test_a_mounted_folder_is_served(make_server, tmp_path):
     prefix = mount_prefix(folder, folder)
     assert_serves(make_server(db=folder / "todo.db", prefix=prefix))
     assert file_names(folder) == ["todo.db", "todo.db-lock", "todo.db-shm", "todo.db-wal"]
+
+
+def test_everybody_who_may_write_the_file_may_lock_it(make_client, empty_db, tmp_path):
+    db = Path(shutil.copy(empty_db, tmp_path / "shared.db"))
+    db.chmod(0o666)
+    if os.geteuid() == 0:
+        os.chown(db, 12345, 54321)
+    make_client(TODO_DB=str(db))
+    status, lock = db.stat(), Path(f"{db}-lock").stat()
+    assert (lock.st_mode, lock.st_uid, lock.st_gid) == (
+        status.st_mode,
+        status.st_uid,
+        status.st_gid,
+    )
 
 
 # Beside others
