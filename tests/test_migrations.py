@@ -306,12 +306,13 @@ def test_a_start_that_waited_for_a_lock_that_was_removed_waits_for_the_new_one(
 
 
 def test_a_start_that_waits_in_vain_for_the_workers_is_refused_and_never_migrates(
-    make_client, old_db, monkeypatch
+    make_client, old_db, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(todo, "START_TIMEOUT", 0.3)
     threads = count_writer_threads()
+    (tmp_path / "link").symlink_to(old_db)
     with workers_lock(old_db), pytest.raises(todo.StartRefused) as refused:
-        make_client(TODO_DB=str(old_db))
+        make_client(TODO_DB=str(tmp_path / "link"))
     reason = f"another process holds {old_db}-lock, or has locked the file"
     assert str(refused.value) == f"Cannot serve {old_db}: {reason}"
     wait_until("the writer thread has ended", lambda: count_writer_threads() == threads)

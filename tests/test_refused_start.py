@@ -193,6 +193,26 @@ def test_a_migration_that_fails_refuses_the_start(make_client, tmp_path, db, mon
     assert_refused(make_client, db, "no such table: nowhere")
 
 
+def test_a_new_file_stays_if_another_worker_has_opened_it_before_the_start_failed(
+    make_client, folder, monkeypatch
+):
+    open_file = todo.DatabaseFile
+    others = []
+
+    def open_for_another_worker_and_fail(path, given_path):
+        others.append(open_file(path, given_path))
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(todo, "DatabaseFile", open_for_another_worker_and_fail)
+    with pytest.raises(todo.StartRefused) as refused:
+        make_client(TODO_DB=str(folder / "todo.db"))
+    assert str(refused.value) == f"Cannot serve {folder / 'todo.db'}: too many open files"
+    [other] = others
+    other.check_identity()
+    other.close()
+    assert file_names(folder) == ["todo.db", "todo.db-lock"]
+
+
 @pytest.mark.parametrize("db", ["new"], indirect=True)
 def test_an_application_without_its_migrations_is_refused(make_client, tmp_path, db, monkeypatch):
     copy = copy_application(tmp_path / "copy")

@@ -11,7 +11,7 @@ from assertions import assert_error, assert_status, assert_task, assert_tasks
 from database import insert_tasks, read_tasks, workers_lock, write_lock
 from load import Load
 from server import paused
-from starting import STOPPED, count_writer_threads, file_names, lock_holders, wait_until
+from starting import STOPPED, count_writer_threads, file_names, lock_holders, open_files, wait_until
 from tracing import injected
 from wire import Connection
 
@@ -74,6 +74,15 @@ def test_a_stop_while_another_program_reads_says_that_the_wal_remains(make_clien
         ]
         assert client.db.with_name("todo.db-wal").stat().st_size > 0
     assert [task["name"] for task in read_tasks(client.db)] == ["one", "two"]
+
+
+def test_a_failure_while_closing_leaves_no_file_open(make_client, caplog):
+    client = make_client()
+    checkpointer = client.application.database.file.checkpointer
+    checkpointer.set_authorizer(lambda *_: sqlite3.SQLITE_DENY)
+    client.stop()
+    assert caplog.messages == [f"{client.db} was not closed properly"]
+    assert open_files(client.db.parent) == []
 
 
 @slow
