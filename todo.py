@@ -947,12 +947,8 @@ def path_below_root(scope: Scope) -> str:
 
 
 def base_path(request: TodoRequest) -> str:
-    """Return what comes before the path of a route in a URL; it is empty without a root path.
-
-    A root path that ends in a slash, before the path of a mount, has two in it.
-    """
-    root_path: str = request.scope.get("root_path", "")
-    return quote(root_path.replace("//", "/").rstrip("/"))
+    """Return what comes before the path of a route in a URL; it is empty without a root path."""
+    return quote(request.scope.get("root_path", "").rstrip("/"))
 
 
 def task_id(request: TodoRequest) -> int:

@@ -123,12 +123,11 @@ def test_the_application_can_be_mounted(make_client, path):
     assert_status(client.get(f"{base}tasks"), 404)
 
 
-@with_and_without_slash
 @pytest.mark.parametrize("path", ["/todo", "/todo/"])
-def test_it_can_be_mounted_below_a_root_path(make_client, root_path, path):
+def test_it_can_be_mounted_below_a_root_path(make_client, path):
     client = make_client()
     client.app = Starlette(routes=[Mount(path, app=client.application)])
-    created = client.post(f"{root_path}/todo/tasks", json=MILK, root_path=root_path)
+    created = client.post("/api/todo/tasks", json=MILK, root_path="/api")
     assert_task(created, {**MILK, "id": 1}, location="/api/todo/tasks/1")
 
 
