@@ -350,6 +350,7 @@ class StreamReader:
         self.at_piece = at_piece
         self.spec_version = spec_version
         self.has_left = asyncio.Event()
+        self.is_receiving = False
         self.messages = []
         self.pieces = []
 
@@ -368,12 +369,19 @@ class StreamReader:
         await client.app(scope, self.receive, self.send)
 
     async def receive(self):
-        """Wait until the client leaves."""
-        await self.has_left.wait()
+        """Wait until the client leaves. As with some servers, only one call may wait."""
+        assert not self.is_receiving, "The application calls receive() twice at the same time."
+        self.is_receiving = True
+        try:
+            await self.has_left.wait()
+        finally:
+            self.is_receiving = False
         return {"type": "http.disconnect"}
 
     async def send(self, message):
-        """Take a message of the response."""
+        """Take a message of the response; raise OSError if the client has left (ASGI 2.4)."""
+        if self.has_left.is_set() and self.spec_version == "2.4":
+            raise OSError("The client has left.")
         self.messages.append(message)
         if message.get("body"):
             self.pieces.append(message["body"])
