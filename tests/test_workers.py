@@ -31,7 +31,10 @@ def test_four_workers_with_many_clients_each_give_nothing_but_200(make_server, c
 
 
 def test_a_worker_gets_its_turn_although_another_one_always_has_more_to_write(make_client):
-    """SQLite's own lock has no queue: without the lock of the workers, one waits for seconds."""
+    """SQLite's own lock has no queue: without the lock of the workers, one waits for seconds.
+
+    The lock of the workers promises no order either, so a worker may have bad luck once.
+    """
     busy, other = make_client(), make_client()
     commits: list[str] = []
     is_over = threading.Event()
@@ -45,18 +48,20 @@ def test_a_worker_gets_its_turn_although_another_one_always_has_more_to_write(ma
         while not is_over.is_set():
             busy.create_task()
 
+    def count_commits_during_five_writes() -> int:
+        before = len(commits)
+        for _ in range(5):
+            other.create_task()
+        return len(commits) - before
+
     busy.application.database.file.writer.set_trace_callback(commit_slowly)
     with ThreadPoolExecutor(8) as threads:
         writes = [threads.submit(write_until_it_is_over) for _ in range(8)]
         try:
             wait_until("the other worker is busy", lambda: len(commits) > 5)
-            before = len(commits)
-            for _ in range(5):
-                other.create_task()
-            overtaken = len(commits) - before
+            assert any(count_commits_during_five_writes() < 50 for _ in range(4))
         finally:
             is_over.set()
-    assert overtaken < 50, "5 writes had to wait for so many of the other worker."
     for write in writes:
         write.result()
 
