@@ -1821,7 +1821,7 @@ class WorkersLock:
         """
         if fcntl is None:
             return
-        with contextlib.suppress(FileNotFoundError, PermissionError):
+        with contextlib.suppress(OSError):  # There is no database yet, or it is not permitted.
             status = os.stat(database_path)
             os.fchmod(self.file.fileno(), stat.S_IMODE(status.st_mode))
             os.fchown(self.file.fileno(), status.st_uid, status.st_gid)
