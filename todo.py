@@ -392,7 +392,8 @@ class Resource(BaseRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response to a request (Starlette's router calls this).
 
-        If the request is cancelled, the response is a 503, and the cancellation is raised again.
+        If the request is cancelled before its response begins, the response is a 503. The
+        cancellation is raised again.
         """
         request = TodoRequest(scope, receive)
         try:
@@ -588,23 +589,24 @@ def is_origin(text: str) -> bool:
 async def lifespan(app: Application) -> AsyncIterator[None]:
     """Keep the database open while the application runs; raise StartRefused.
 
-    When one lifespan is inside another, as those of two test clients can be, the inner one counts.
+    One lifespan may be inside another, as those of two test clients can be. Then only the inner one
+    may be used until it ends.
     """
     outer = app.database
     app.start_error = None
     try:
         app.check_settings()
-        app.database = await Database.open(app.database_path)
+        database = app.database = await Database.open(app.database_path)
     except StartRefused as error:
         app.start_error = error
         raise
-    log.info("Serving the tasks in %s", app.database.path)
+    log.info("Serving the tasks in %s", database.path)
     gc.collect()
     gc.freeze()  # Not scanning what exists now makes a list of 100 tasks 5 to 20 % faster.
     try:
         yield
     finally:
-        database, app.database = app.database, outer
+        app.database = outer
         await database.close()
 
 
@@ -1377,7 +1379,7 @@ class Database:
         """Open a database file, which is created and migrated if necessary.
 
         Raises StartRefused, also if a migration is necessary and other processes hold its locks for
-        START_TIMEOUT. The time that another process needs for a migration does not count.
+        START_TIMEOUT. The time of a migration, its own or another's, does not count.
         """
         try:
             path = os.path.abspath(path)
@@ -1556,7 +1558,8 @@ class WriterThread(threading.Thread):
                 self.prepare_file(path, lock)
                 file = DatabaseFile(path, self.given_path)
             except BaseException:
-                # With a -shm, another process has opened the file by now: leave it.
+                # A -shm shows that another process, which found the file up to date and needed no
+                # lock, has opened it by now: leave it.
                 if not os.path.exists(f"{path}-shm"):
                     if is_new:
                         remove_files(path, f"{path}-journal", f"{path}-wal")
@@ -1635,7 +1638,7 @@ class WriterThread(threading.Thread):
     def commit_each(self, file: DatabaseFile, group: list[Write]) -> list[Delivery]:
         """Commit each write in a transaction of its own, and return their outcomes.
 
-        If another program has the lock, the other writes do not wait for it again.
+        If another program has the lock, the remaining writes fail with that error at once.
         """
         deliveries: list[Delivery] = []
         busy: Exception | None = None
@@ -1723,7 +1726,7 @@ class DatabaseFile:
 
         Raises sqlite3.Error, or OSError if the file is not where it was.
         """
-        if self.writer.in_transaction:  # A ROLLBACK has failed.
+        if self.writer.in_transaction:  # An earlier ROLLBACK failed: try it again.
             self.writer.rollback()
         self.writer.execute("BEGIN IMMEDIATE")
         with self.writer:  # This commits, or rolls back.
@@ -1817,11 +1820,12 @@ class WorkersLock:
     def share(self, database_path: str) -> None:
         """Give the lock's file the mode and owner of the database, as SQLite does with the WAL.
 
-        Everybody who may write the one can then lock the other. Only root can change an owner.
+        Everybody who may write the one can then lock the other. Only root can change an owner. If
+        there is no database yet, the lock's file keeps what it has.
         """
         if fcntl is None:
             return
-        with contextlib.suppress(OSError):  # There is no database yet, or it is not permitted.
+        with contextlib.suppress(OSError):
             status = os.stat(database_path)
             os.fchmod(self.file.fileno(), stat.S_IMODE(status.st_mode))
             os.fchown(self.file.fileno(), status.st_uid, status.st_gid)
